@@ -1,0 +1,16 @@
+"""Converts fairseq wav2vec2-conformer checkpoints to Hugging Face transformers: exact or refused, without fairseq.
+
+    import w2vc
+
+    w2vc.convert("checkpoint_best.pt", "my-model")
+
+Importing this package imports neither torch nor transformers.
+"""
+
+from w2vc import errors
+from w2vc.conversion import convert, inspect
+from w2vc.errors import W2vcError
+from w2vc.report import Conversion, Inspection
+from w2vc.version import __version__
+
+__all__ = ["Conversion", "Inspection", "W2vcError", "__version__", "convert", "errors", "inspect"]

@@ -1,0 +1,5 @@
+"""``python -m w2vc``."""
+
+from w2vc.cli import main
+
+main()

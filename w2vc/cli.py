@@ -1,0 +1,248 @@
+"""The command line: the only printing, and the only exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from w2vc.errors import (
+    DifferenceError,
+    OutputError,
+    RefusedError,
+    UnreadableError,
+    UsageError,
+    W2vcError,
+)
+from w2vc.version import __version__
+
+if TYPE_CHECKING:
+    from w2vc.write import Watch
+
+BUG = 1
+USAGE = 2
+INTERRUPTED = 130
+
+EXIT_CODES: dict[type[W2vcError], int] = {
+    UsageError: USAGE,
+    UnreadableError: 3,
+    RefusedError: 4,
+    OutputError: 5,
+    DifferenceError: 6,
+}
+
+app = typer.Typer(
+    name="w2vc",
+    help="Convert fairseq wav2vec2-conformer checkpoints to Hugging Face transformers: exact or refused.",
+    epilog="Exit codes: 0 done, 1 a bug in w2vc, 2 wrong usage, 3 the checkpoint can't be read, 4 it can't be "
+    "converted exactly, 5 the output can't be written, 6 verify found a difference, 7 some of a batch failed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DictionaryOption = Annotated[
+    Path | None,
+    typer.Option("--dict", metavar="FILE_OR_DIR", help="fairseq's dict.txt; not needed if the checkpoint carries it."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+EmaOption = Annotated[bool, typer.Option("--ema", help="Take the EMA weights instead of the model's.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"w2vc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: w2vc convert checkpoint_best.pt my-model --dict dict.ltr.txt")
+def convert(
+    checkpoint: Annotated[Path | None, typer.Argument(help="The .pt file that fairseq saved.")] = None,
+    output: Annotated[Path | None, typer.Argument(help="The directory to make.")] = None,
+    dictionary: DictionaryOption = None,
+    head: Annotated[str, typer.Option(help="auto, ctc, pretraining, or none for the encoder alone.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Of the weights: float32, float16, bfloat16, or keep.")] = "float32",
+    ema: EmaOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier conversion.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan everything, write nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a checkpoint to a directory that transformers loads."""
+    from w2vc.conversion import convert as run
+
+    with _Progress() as progress:
+        conversion = run(
+            _given(checkpoint, "CHECKPOINT"),
+            _given(output, "OUTPUT"),
+            dictionary=dictionary,
+            head=head,
+            dtype=dtype,
+            ema=ema,
+            force=force,
+            dry_run=dry_run,
+            watch=progress.watch,
+        )
+    _print(conversion.values, conversion.lines, as_json)
+
+
+@app.command(epilog="Example: w2vc inspect checkpoint_best.pt --json")
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(help="The .pt file that fairseq saved.")],
+    dictionary: DictionaryOption = None,
+    ema: EmaOption = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor and what becomes of it.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a checkpoint is, and whether it converts."""
+    from w2vc.conversion import inspect as run
+
+    inspection = run(checkpoint, dictionary=dictionary, ema=ema, tensors=tensors)
+    _print(inspection.values, inspection.lines, as_json)
+
+
+def _given(value: Path | None, name: str) -> Path:
+    if value is None:
+        raise UsageError(f"{name} is missing", advice="Try: w2vc convert --help")
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Printing
+
+
+def _print(
+    values: Callable[[], dict[str, object]], lines: Callable[[], Iterable[tuple[str, str]]], as_json: bool
+) -> None:
+    if as_json:
+        print(json.dumps(values(), ensure_ascii=False))
+    elif sys.stdout.isatty():
+        _print_table(lines())
+    else:
+        for heading, text in lines():
+            print(f"{heading:<12}{text}")
+
+
+def _print_table(lines: Iterable[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for heading, text in lines:
+        table.add_row(Text(heading, style="bold"), Text(text))
+    Console(highlight=False).print(table)
+
+
+class _Progress:
+    """A bar on stderr for work that takes more than a second; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._bar: object = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        from rich.progress import Progress
+
+        if isinstance(self._bar, Progress):
+            self._bar.stop()
+
+    @property
+    def watch(self) -> Watch | None:
+        """What to tell of the progress, if anybody looks."""
+        return self._show if sys.stderr.isatty() else None
+
+    def _show(self, done: int, whole: int) -> None:
+        if time.monotonic() - self._started < 1:
+            return
+        from rich.console import Console
+        from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+        if not isinstance(self._bar, Progress):
+            self._bar = Progress(
+                *Progress.get_default_columns()[:2],
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._bar.add_task("Writing", total=whole)
+        self._bar.update(self._bar.task_ids[0], completed=done)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Exit codes
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits with the code of what happened."""
+    signal.signal(signal.SIGTERM, _terminated)
+    # Nothing here ever needs a network; transformers is told so before it is imported.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    sys.exit(_run())
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _run() -> int:
+    try:
+        result = app(standalone_mode=False)
+    except W2vcError as error:
+        _complain("; ".join(error.problems), error.advice)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        _complain("interrupted", "Nothing was left behind; run the same command again.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has enough of it (head, less): no reason to complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        # Newer versions of typer carry a click of their own, so that there is no class to name here.
+        if not hasattr(error, "format_message"):
+            raise
+        context = getattr(error, "ctx", None)
+        if not error.format_message():  # no command at all: the help has been shown
+            return USAGE
+        _complain(error.format_message(), f"Try: {getattr(context, 'command_path', 'w2vc')} --help")
+        return USAGE
+    return result if isinstance(result, int) else 0
+
+
+def exit_code(error: W2vcError) -> int:
+    """The exit code of an error's branch."""
+    return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+
+
+def _complain(problem: str, advice: str) -> None:
+    one_line = " ".join(problem.split())
+    print(f"w2vc: {_printable(one_line)}", file=sys.stderr)
+    print(f"      {_printable(advice)}", file=sys.stderr)
+
+
+def _printable(text: str) -> str:
+    """Without control characters: names come from the file, and could steer a terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

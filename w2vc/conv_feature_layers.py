@@ -1,0 +1,72 @@
+"""The feature extractor's layers, from the Python source that fairseq's config spells them in."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """One layer of the feature extractor: output channels, kernel and stride in samples of its input."""
+
+    dim: int
+    kernel: int
+    stride: int
+
+
+_MOST_CONV_LAYERS = 64
+
+
+def parse_conv_feature_layers(source: str) -> tuple[ConvLayer, ...] | None:
+    """The layers that ``conv_feature_layers`` stands for: Python source that fairseq evaluates (``Wav2Vec2Model``).
+
+    Read as an expression tree of lists, tuples, whole numbers, ``+`` and ``*``, and nothing else.
+
+    Returns:
+        The layers, or None if the text is anything else.
+    """
+    if len(source) > 10_000:
+        return None
+    try:
+        layers = _evaluate(ast.parse(source.strip(), mode="eval").body)
+        return tuple(ConvLayer(*_three_sizes(layer)) for layer in _as_list(layers))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _evaluate(node: ast.expr) -> object:
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        return node.value
+    if isinstance(node, ast.List):
+        return [_evaluate(item) for item in node.elts]
+    if isinstance(node, ast.Tuple):
+        return tuple(_evaluate(item) for item in node.elts)
+    if isinstance(node, ast.BinOp):
+        return _combine(_evaluate(node.left), node.op, _evaluate(node.right))
+    raise ValueError(ast.dump(node)[:60])
+
+
+def _combine(left: object, operator: ast.operator, right: object) -> object:
+    if isinstance(operator, ast.Add) and isinstance(left, list) and isinstance(right, list):
+        return left + right
+    if isinstance(operator, ast.Mult):
+        items, times = (left, right) if isinstance(left, list) else (right, left)
+        if isinstance(items, list) and isinstance(times, int) and 0 <= len(items) * times <= _MOST_CONV_LAYERS:
+            return items * times
+    raise ValueError("only lists are added, and multiplied by whole numbers")
+
+
+def _as_list(layers: object) -> list[object]:
+    if not isinstance(layers, list) or not 0 < len(layers) <= _MOST_CONV_LAYERS:
+        raise ValueError("not a list of layers")
+    return layers
+
+
+def _three_sizes(layer: object) -> tuple[int, int, int]:
+    if not isinstance(layer, (tuple, list)) or len(layer) != 3:
+        raise ValueError("not (dim, kernel, stride)")
+    dim, kernel, stride = layer
+    if not all(isinstance(size, int) and 0 < size < 2**31 for size in layer):
+        raise ValueError("not (dim, kernel, stride)")
+    return dim, kernel, stride

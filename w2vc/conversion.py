@@ -1,0 +1,142 @@
+"""The whole way, from a file to a directory: what ``w2vc convert`` and ``w2vc inspect`` do, as functions."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from w2vc.architecture import Architecture, describe
+from w2vc.checkpoint import Checkpoint, read_checkpoint
+from w2vc.dictionary import Dictionary, agreed, dictionary_beside, dictionary_file, read_dictionary
+from w2vc.errors import RefusedError, UsageError
+from w2vc.output_directory import check_free
+from w2vc.plan import Dtype, Plan, chosen_head, make_plan
+from w2vc.report import Conversion, Inspection, Refused
+from w2vc.version import __version__
+from w2vc.write import Watch, write
+
+AnyPath = str | PathLike[str]
+
+_DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16", "keep")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert; the defaults are those of the command line.
+
+    Attributes:
+        dictionary: ``dict.txt``, or the folder that holds it; None takes the checkpoint's own, or the one beside it.
+        head: ``auto``, ``ctc``, ``pretraining`` or ``none``.
+        dtype: of the written weights: ``float32``, ``float16``, ``bfloat16``, or ``keep`` for the checkpoint's own.
+        ema: take the EMA weights.
+    """
+
+    dictionary: Path | None = None
+    head: str = "auto"
+    dtype: str = "float32"
+    ema: bool = False
+
+
+def convert(
+    checkpoint: AnyPath,
+    output: AnyPath,
+    *,
+    dictionary: AnyPath | None = None,
+    head: str = "auto",
+    dtype: str = "float32",
+    ema: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    watch: Watch | None = None,
+) -> Conversion:
+    """Converts a fairseq checkpoint to a directory that transformers loads.
+
+    Args:
+        checkpoint: the ``.pt`` file, whatever it is called.
+        output: the directory to make; it appears complete or not at all.
+        dictionary: ``dict.txt`` or its folder, where the checkpoint carries none and none lies beside it.
+        head: ``auto``, ``ctc``, ``pretraining`` or ``none`` (the encoder alone).
+        dtype: of the weights: ``float32``, ``float16``, ``bfloat16`` or ``keep``.
+        ema: take the EMA weights instead of the model's.
+        force: replace an earlier conversion.
+        dry_run: plan everything and write nothing.
+        watch: called with (bytes done, bytes in all) while weights are written.
+
+    Returns:
+        What was done, or would be.
+
+    Raises:
+        W2vcError: see ``w2vc.errors`` for the branches; nothing has been written then.
+    """
+    options = Options(None if dictionary is None else Path(dictionary), head, dtype, ema)
+    started = time.monotonic()
+    if not dry_run:
+        check_free(Path(output), force=force)
+    read, plan, words = prepare(Path(checkpoint), options)
+    written = None
+    if not dry_run:
+        metadata = {"converted_by": f"w2vc {__version__}", "source_fingerprint": read.archive.fingerprint}
+        written = write(read, plan, Path(output), metadata=metadata, force=force, watch=watch)
+    return Conversion(
+        checkpoint=read.path,
+        fingerprint=read.archive.fingerprint,
+        output=Path(output),
+        plan=plan,
+        dictionary=None if words is None or plan.vocabulary is None else words.origin,
+        written=written,
+        seconds=time.monotonic() - started,
+    )
+
+
+def prepare(path: Path, options: Options) -> tuple[Checkpoint, Plan, Dictionary | None]:
+    """Everything before the first byte is written: reads, describes and plans."""
+    if options.dtype not in _DTYPES:
+        raise UsageError(f"--dtype is {options.dtype}", advice=f"Give one of {', '.join(_DTYPES)}.")
+    checkpoint = read_checkpoint(path, ema=options.ema)
+    architecture = describe(checkpoint)
+    head = chosen_head(architecture, options.head)
+    dictionary = find_dictionary(checkpoint, architecture, options.dictionary) if head == "ctc" else None
+    dtype = next(dtype for dtype in _DTYPES if dtype == options.dtype)
+    return checkpoint, make_plan(checkpoint, architecture, dictionary, head, dtype), dictionary
+
+
+def find_dictionary(checkpoint: Checkpoint, architecture: Architecture, place: Path | None) -> Dictionary | None:
+    """The dictionary: the given one, the checkpoint's own, or the one beside it; all that are there have to agree."""
+    found = []
+    if place is not None:
+        found.append(read_dictionary(dictionary_file(place, architecture.labels)))
+    if checkpoint.dictionary is not None:
+        found.append(checkpoint.dictionary)
+    beside = dictionary_beside(checkpoint.path, architecture.labels)
+    if beside is not None:
+        found.append(read_dictionary(beside))
+    return agreed(found)
+
+
+def inspect(
+    checkpoint: AnyPath, *, dictionary: AnyPath | None = None, ema: bool = False, tensors: bool = False
+) -> Inspection:
+    """What a checkpoint is and whether it converts, without reading its tensors.
+
+    Args:
+        checkpoint: the ``.pt`` file.
+        dictionary: as for ``convert``.
+        ema: look at the EMA weights.
+        tensors: list every tensor and what becomes of it.
+
+    Raises:
+        UnreadableError: it can't be read at all.
+        RefusedError: it is no wav2vec2-conformer.
+    """
+    read = read_checkpoint(Path(checkpoint), ema=ema)
+    architecture = describe(read)
+    words, plan, refused = None, None, None
+    try:
+        if architecture.own_head == "ctc":
+            words = find_dictionary(read, architecture, None if dictionary is None else Path(dictionary))
+        plan = make_plan(read, architecture, words, architecture.own_head, "float32")
+    except RefusedError as error:
+        refused = Refused(type(error).__name__, error.problems, error.advice)
+    return Inspection(read, architecture, words, architecture.own_head, plan, refused, tensors)
