@@ -67,6 +67,7 @@ class Part:
     extra: bytes = b""
     header: dict[str, object] = field(default_factory=dict)
     offset: int | None = None
+    attributes: int = 0
 
     @property
     def numbers(self) -> tuple[int, int, int]:
@@ -86,7 +87,7 @@ def written(parts: Sequence[Part], **end: int) -> bytes:
         file += told.name.encode() + told.extra + part.data
         directory += struct.pack("<4s6H", b"PK\x01\x02", 20, 20, part.flags, part.method, 0, 0)
         directory += struct.pack("<3L5H", *part.numbers, len(part.name.encode()), len(part.extra), 0, 0, 0)
-        directory += struct.pack("<2L", 0, offset) + part.name.encode() + part.extra
+        directory += struct.pack("<2L", part.attributes, offset) + part.name.encode() + part.extra
     numbers = {"disk": 0, "here": len(parts), "entries": len(parts), "size": len(directory), "offset": len(file), **end}
     return bytes(file + directory + struct.pack("<4sHHHHLLH", b"PK\x05\x06", 0, *numbers.values(), 0))
 
@@ -314,6 +315,8 @@ LIES: dict[str, tuple[bytes, str]] = {
     "compressed": (changed("a/data/0", method=8), "compressed"),
     "encrypted": (changed("a/data/0", flags=1), "encrypted"),
     "strongly encrypted": (changed("a/data/0", flags=0x41), "encrypted"),
+    "odd flags": (changed("a/data/0", flags=0x20), "odd flags"),
+    "marked as a folder": (changed("a/data/0", attributes=0x10), "marked as a folder"),
     "two sizes": (changed("a/data/0", compressed_size=8), "two sizes"),
     "another name in the header": (changed("a/data/0", header={"name": "a/data/1"}), "under another name"),
     "another method in the header": (changed("a/data/0", header={"method": 8}), "contradicts the directory"),

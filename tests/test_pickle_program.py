@@ -179,7 +179,7 @@ REFUSED_GLOBALS = [
         ("cPickle", "loads"),
     ],
     *[("pickle", "loads"), ("marshal", "loads"), ("ctypes", "CDLL"), ("socket", "socket"), ("shutil", "rmtree")],
-    *[("functools", "partial"), ("operator", "attrgetter"), ("operator", "methodcaller"), ("types", "FunctionType")],
+    *[("operator", "attrgetter"), ("operator", "methodcaller"), ("types", "FunctionType")],
     *[("torch", "load"), ("torch.hub", "load"), ("torch.jit", "load"), ("torch.utils.cpp_extension", "load")],
     *[("torch._utils", "_rebuild_wrapper_subclass"), ("torch._utils", "_rebuild_sparse_tensor")],
     *[
@@ -325,6 +325,10 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "a list as a key": (a_program(b"}]Ns"), "list as a key"),
     "a list within a tuple as a key": (a_program(b"}]\x85Ns"), "list as a key"),
     "an OrderedDict as a key": (a_program(b"}" + a_call("collections", "OrderedDict") + b"Ns"), "as a key"),
+    "a tensor beyond its storage": (
+        a_program(a_call("torch._utils", "_rebuild_tensor", STORAGE, b"K\x01", *TENSOR[2:])),
+        "reaches beyond its storage",
+    ),
     "a dict of one's own as a key": (a_program(a_call("a", "B") + b"q\x00NNs}h\x00Ns\x86"), "as a key, and gives"),
     "a list with attributes": (a_program(a_call("a", "B") + b"Na}b"), "a list with attributes"),
     "a call without a tuple": (a_program(a_global("a", "B") + b"]R"), "isn't a tuple"),

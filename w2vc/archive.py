@@ -339,6 +339,9 @@ _FULL32 = 0xFFFFFFFF
 _STORED = 0
 _FLAGS_ENCRYPTED = 0x0001 | 0x0040 | 0x2000
 _FLAG_DESCRIPTOR = 0x0008
+_FLAG_UTF8 = 0x0800
+# torch's zip reader takes a record so marked for a folder and gives out memory that it never filled.
+_ATTRIBUTE_FOLDER = 0x10
 
 
 class _Zip:
@@ -414,13 +417,15 @@ class _Zip:
             raise self.damaged("has fewer records in its directory than it counts")
         fields = _ENTRY.unpack_from(directory, position)
         signature, _made, _needed, flags, method, _time, _date, crc32, compressed_size, size = fields[:10]
-        name_length, extra_length, comment_length, disk, _inner, _outer, header_offset = fields[10:]
+        name_length, extra_length, comment_length, disk, _inner, attributes, header_offset = fields[10:]
         name_at = position + _ENTRY.size
         extra_at = name_at + name_length
         behind = extra_at + extra_length + comment_length
         if signature != _ENTRY_SIGNATURE or behind > len(directory) or disk not in (0, _FULL16):
             raise self.damaged(f"has a broken directory entry at its byte {position}")
         name = self.name(directory[name_at:extra_at])
+        if attributes & _ATTRIBUTE_FOLDER:
+            raise self.damaged(f"has record {name!r} marked as a folder")
         extra = directory[extra_at : extra_at + extra_length]
         size, compressed_size, header_offset = self.widen(name, extra, (size, compressed_size, header_offset))
         return _Entry(name, flags, method, crc32, compressed_size, size, header_offset), behind
@@ -489,6 +494,8 @@ class _Zip:
     def check_storage(self, entry: _Entry) -> None:
         if entry.flags & _FLAGS_ENCRYPTED:
             raise self.damaged(f"has record {entry.name!r} encrypted", _SAVE_AGAIN)
+        if entry.flags & ~(_FLAG_DESCRIPTOR | _FLAG_UTF8):
+            raise self.damaged(f"has record {entry.name!r} with odd flags: {entry.flags:#06x}")
         if entry.method != _STORED:
             raise self.damaged(f"has record {entry.name!r} compressed; torch.save never compresses", _SAVE_AGAIN)
         if entry.compressed_size != entry.size:

@@ -11,8 +11,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader, RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from w2vc.archive import Archive, Record, examine, open_checkpoint
 from w2vc.dictionary import SPECIAL_SYMBOLS, Dictionary
@@ -165,7 +166,10 @@ def _load(file: BinaryIO, archive: Archive) -> dict[Any, Any]:
                     return storage
 
                 with torch.serialization.skip_data():
-                    saved = torch.load(file, map_location=keep_place, weights_only=True)
+                    # torch reads a legacy pickle byte by byte.
+                    buffered = BufferedReader(cast(RawIOBase, file))
+                    saved = torch.load(buffered, map_location=keep_place, weights_only=True)
+                    buffered.detach()
             else:
                 saved = torch.load(file, map_location="meta", weights_only=True)
         except Exception as error:

@@ -269,8 +269,8 @@ def _is_class(value: object) -> bool:
     return _is_node(value, "global")
 
 
-def _is_class_or_none(value: object) -> bool:
-    return value is None or _is_class(value)
+def _is_factory(value: object) -> bool:
+    return value is None or (isinstance(value, _Node) and value.kind in ("global", "instance"))
 
 
 def _is_dtype(value: object) -> bool:
@@ -311,6 +311,18 @@ _TENSOR_MAKERS: Mapping[str, tuple[tuple[_Check, ...], ...]] = {
     "torch._utils._rebuild_parameter": ((_is_tensor, _is_bool, _is_mapping),),
     "torch._utils._rebuild_parameter_with_state": ((_is_tensor, _is_bool, _is_mapping, _is_state),),
 }
+
+
+# Those that count in elements of the storage's own type.
+_TYPED_TENSOR_MAKERS = frozenset({"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"})
+
+
+def _reach(offset: int, size: _Node, stride: _Node) -> int:
+    """How many elements of its storage a tensor needs, from the storage's beginning."""
+    if 0 in size.items:
+        return 0
+    steps: int = sum((length - 1) * step for length, step in zip(size.items, stride.items, strict=False))
+    return offset + 1 + steps
 
 
 def _is_rebuild(arguments: Sequence[object]) -> bool:
@@ -395,8 +407,9 @@ _KNOWN: Mapping[str, frozenset[str]] = {
     "decimal": _words("Decimal"),
     "enum": _words("Enum Flag IntEnum IntFlag StrEnum"),
     "fractions": _words("Fraction"),
+    # A partial is inert until it is called, and nothing calls it: a default dict's factory may be one.
     # The types in omegaconf's metadata: X | Y is reduce(or_, (X, Y)), and List[int] is getitem(List, int).
-    **{module: _words("reduce") for module in ("_functools", "functools")},
+    **{module: _words("partial reduce") for module in ("_functools", "functools")},
     **{module: _words("getitem or_") for module in ("_operator", "operator")},
     "pathlib": _PATHS,
     "pathlib._local": _PATHS,
@@ -431,7 +444,7 @@ _KNOWN_CALLS: Mapping[str, tuple[tuple[_Check, ...], ...]] = {
     **{f"builtins.{name}": () for name in ("bool", "dict", "float", "int", "list", "str", "tuple")},
     "builtins.Ellipsis": (),
     "builtins.NotImplemented": (),
-    "collections.defaultdict": ((), (_is_class_or_none,)),
+    "collections.defaultdict": ((), (_is_factory,)),
     "copyreg._reconstructor": ((_is_class, _is_class, _is_any),),
     **{f"{module}.getitem": ((_is_generic, _is_any),) for module in ("_operator", "operator")},
     **{f"{module}.or_": () for module in ("_operator", "operator")},
@@ -804,6 +817,8 @@ class _Walk:
             return
         if not fits:
             self.unsafe(f"calls {path} with arguments that it never has in a checkpoint")
+        if path in _TYPED_TENSOR_MAKERS and _reach(*arguments[1:4]) > arguments[0].items[0]:
+            self.damaged("has a tensor that reaches beyond its storage")
 
     def charge_copies(self, path: str, arguments: Sequence[Any]) -> None:
         """Account for what a call copies from its arguments, each time: a list named once can be used often."""
@@ -848,7 +863,7 @@ class _Walk:
         if known != replace(storage, view=known.view):
             self.damaged(f"names the storage {storage.key!r} with two types, lengths or places")
         self.charge(TENSOR_BYTES)
-        self.node("storage", ())
+        self.node("storage", (storage.numel if storage.view is None else storage.view[2],))
 
     def storage(self, fields: Sequence[Any]) -> StorageUse | None:
         if len(fields) != (6 if self.legacy else 5) or fields[0] != "storage":

@@ -9,11 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from w2vc.checkpoint import ITEM_BYTES
 
 DTYPE_CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
 """safetensors' names of the dtypes that an output can have."""
+
+# The library's own limit (safetensors/src/tensor.rs, MAX_HEADER_SIZE).
+_LONGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,22 @@ def layout(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mappin
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
     return Layout(header, {name: len(header) + start for name, start in starts.items()}, len(header) + end)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file: dtype, shape and offsets by tensor, and ``__metadata__``.
+
+    Raises:
+        ValueError: the file is none, or is cut off before the header's end.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= _LONGEST_HEADER:
+            raise ValueError(f"{path} is no safetensors file")
+        header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError(f"{path} is no safetensors file")
+    return header
 
 
 def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:

@@ -1,0 +1,68 @@
+"""What every test shares: the checkpoints that real fairseq wrote, and each of them converted once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# No test needs a network, and none may quietly use one.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import pytest
+
+import w2vc
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+REFUSED = {
+    "absolute_positions_pretraining",
+    "cropped_ctc",
+    "deep_quantizer_pretraining",
+    "espnet_absolute_pretraining",
+    "hubert",
+    "plain_wav2vec2_pretraining",
+    "post_norm_ctc",
+    "quantized_input_pretraining",
+    "target_glu_pretraining",
+    "unquantized_targets_pretraining",
+    "wav2vec_seq2seq",
+}
+"""The fixtures that no conversion with their own head can express."""
+
+EVERY = sorted(path.parent.name for path in FIXTURES.glob("*/checkpoint.pt"))
+CONVERTIBLE = [name for name in EVERY if name not in REFUSED]
+
+
+def checkpoint(name: str) -> Path:
+    """The checkpoint of a fixture."""
+    return FIXTURES / name / "checkpoint.pt"
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """What real fairseq computed: arrays by name."""
+    with np.load(FIXTURES / name / "recorded.npz", allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in arrays.files}
+
+
+def recorded_facts(name: str) -> dict[str, Any]:
+    """What else was recorded: transcripts, symbols, how it was made."""
+    facts: dict[str, Any] = json.loads((FIXTURES / name / "recorded.json").read_text(encoding="utf-8"))
+    return facts
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives a fixture's directory, converted with the defaults; don't write there."""
+    outputs: dict[str, Path] = {}
+
+    def output(name: str) -> Path:
+        if name not in outputs:
+            outputs[name] = tmp_path_factory.mktemp("converted") / name
+            w2vc.convert(checkpoint(name), outputs[name])
+        return outputs[name]
+
+    return output
