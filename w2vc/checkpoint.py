@@ -20,8 +20,6 @@ from w2vc.dictionary import SPECIAL_SYMBOLS, Dictionary
 from w2vc.errors import DamagedError, DictionaryError, NotACheckpointError, UsageError
 from w2vc.stand_ins import StandIn, plain, stand_ins
 
-if TYPE_CHECKING:
-    pass
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1}
 ITEM_BYTES |= {"uint8": 1, "bool": 1}

@@ -1,0 +1,175 @@
+"""One conversion of a batch, from a job to a result: what runs on a worker, wherever that is."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from w2vc.archive import examine, open_checkpoint
+from w2vc.batch_jobs import Job
+from w2vc.batch_record import find_record, is_made_from
+from w2vc.conversion import convert
+from w2vc.errors import OutputExistsError, RefusedError, W2vcError
+from w2vc.report import is_exact
+from w2vc.write import Watch
+
+Status = Literal["converted", "skipped", "refused", "failed"]
+STATUSES: tuple[Status, ...] = ("converted", "skipped", "refused", "failed")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one checkpoint.
+
+    Attributes:
+        checkpoint, output: absolute paths.
+        status: ``converted``; ``skipped``, being complete and up to date; ``refused``, since transformers can't express
+            the model; ``failed`` for every other reason.
+        fingerprint: of the checkpoint, where it could be read.
+        model_class: transformers' class, where it was converted.
+        exact: whether no weight lost a bit, where it was converted.
+        kind: the error's class; ``bug`` for one that w2vc doesn't raise on purpose.
+        why: what is wrong, where something is.
+        advice: what to do next, where something is wrong.
+        seconds: wall time.
+        bytes_written: of all files of the output.
+    """
+
+    checkpoint: Path
+    output: Path
+    status: Status
+    fingerprint: str | None = None
+    model_class: str | None = None
+    exact: bool | None = None
+    kind: str | None = None
+    why: tuple[str, ...] = ()
+    advice: str | None = None
+    seconds: float = 0.0
+    bytes_written: int = 0
+
+    @property
+    def is_good(self) -> bool:
+        """Whether a complete output is there."""
+        return self.status in ("converted", "skipped")
+
+    def values(self) -> dict[str, object]:
+        """For a line of the report."""
+        return {
+            "input": str(self.checkpoint),
+            "fingerprint": self.fingerprint,
+            "output": str(self.output),
+            "status": self.status,
+            "model_class": self.model_class,
+            "exact": self.exact,
+            "kind": self.kind,
+            "why": list(self.why),
+            "advice": self.advice,
+            "seconds": round(self.seconds, 3),
+            "bytes": self.bytes_written,
+        }
+
+
+def work(job: Job, force: bool, watch: Watch | None = None) -> Result:
+    """Converts one checkpoint, unless that has been done; never raises for what is wrong with a single one.
+
+    Args:
+        job: what to do.
+        force: do it again even if it has been done.
+        watch: told of the progress; what it raises comes through if it is no ``Exception``.
+    """
+    started = time.monotonic()
+    fingerprint = None
+    try:
+        with open_checkpoint(job.checkpoint) as file:
+            fingerprint = examine(file, job.checkpoint).fingerprint
+        if not force and _is_done(job, fingerprint):
+            result = Result(job.checkpoint, job.output, "skipped", fingerprint)
+        else:
+            result = _converted(job, fingerprint, force, watch)
+    except Exception as error:
+        result = without_output(job, error, fingerprint)
+    return _timed(result, time.monotonic() - started)
+
+
+def _timed(result: Result, seconds: float) -> Result:
+    from dataclasses import replace
+
+    return replace(result, seconds=seconds)
+
+
+def _is_done(job: Job, fingerprint: str) -> bool:
+    found = find_record(job.output)
+    options = job.options
+    return (
+        found is not None
+        and found.complete
+        and is_made_from(
+            found.record,
+            fingerprint,
+            job.checkpoint,
+            dictionary=options.dictionary,
+            head=options.head,
+            dtype=options.dtype,
+            ema=options.ema,
+        )
+    )
+
+
+def _converted(job: Job, fingerprint: str, force: bool, watch: Watch | None) -> Result:
+    options = job.options
+    try:
+        conversion = convert(
+            job.checkpoint,
+            job.output,
+            dictionary=options.dictionary,
+            head=options.head,
+            dtype=options.dtype,
+            ema=options.ema,
+            # An earlier conversion is out of date; anything else that stands there is not for a batch to remove.
+            force=force or find_record(job.output) is not None,
+            watch=watch,
+        )
+    except OutputExistsError:
+        # A worker that was given up for lost may yet have come to its end.
+        if force or not _is_done(job, fingerprint):
+            raise
+        return Result(job.checkpoint, job.output, "skipped", fingerprint)
+    return Result(
+        job.checkpoint,
+        job.output,
+        "converted",
+        conversion.fingerprint,
+        conversion.plan.model_class,
+        is_exact(conversion.plan),
+        bytes_written=0 if conversion.written is None else conversion.written.bytes_written,
+    )
+
+
+_BUG = "This is a bug in w2vc; `w2vc convert` with the same checkpoint shows all of it. The others went on."
+_MEMORY = "Run fewer at a time with --jobs, or give the process more memory."
+_LOST = "Look into the system's log (is memory short?), then run again with fewer --jobs."
+
+
+def without_output(job: Job, error: BaseException, fingerprint: str | None = None) -> Result:
+    """The result of a job that came to nothing."""
+    status: Status = "refused" if isinstance(error, RefusedError) else "failed"
+    kind, why, advice = _reason(error)
+    return Result(job.checkpoint, job.output, status, fingerprint, kind=kind, why=why, advice=advice)
+
+
+def _reason(error: BaseException) -> tuple[str, tuple[str, ...], str]:
+    if isinstance(error, W2vcError):
+        return type(error).__name__, error.problems, error.advice
+    if isinstance(error, MemoryError):
+        return "MemoryError", ("there is not enough memory",), _MEMORY
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return "bug", (f"{type(error).__name__}: {error}{place}",), _BUG
+
+
+def lost(job: Job, what: str) -> Result:
+    """The result of a job whose worker died each time it was tried."""
+    return Result(job.checkpoint, job.output, "failed", kind="WorkerLost", why=(what,), advice=_LOST)
