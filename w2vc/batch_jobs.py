@@ -12,7 +12,6 @@ import glob
 import io
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import get_args
 
 from w2vc.architecture import Head
 from w2vc.conversion import AnyPath, Options
-from w2vc.errors import OutputError, OutputWriteError, UsageError
+from w2vc.errors import OutputWriteError, UsageError
 from w2vc.plan import Dtype
 
 HEADS = ("auto", *get_args(Head))
@@ -161,7 +160,8 @@ def _below(folder: Path, root: Path) -> Iterator[Path]:
 
 
 def _matching(pattern: Path, root: Path) -> Iterator[tuple[Path, str]]:
-    matches = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
+    # Path.glob has neither absolute patterns nor shells' rule that * matches nothing hidden.
+    matches = sorted(map(Path, glob.glob(str(pattern), recursive=True)))  # noqa: PTH207
     if not matches:
         raise UsageError(f"nothing matches {pattern}", advice="Look at the pattern, and from where it is meant.")
     parts = pattern.parts
@@ -244,7 +244,7 @@ def _csv_rows(text: str) -> Iterator[_Row]:
             elif len(values) > len(header):
                 yield _Row(reader.line_num, {}, (f"{len(values)} fields under {len(header)} columns",))
             else:
-                yield _Row(reader.line_num, {name: value for name, value in zip(header, values) if value})  # noqa: B905 - a short row leaves the last columns to their defaults
+                yield _Row(reader.line_num, {name: value for name, value in zip(header, values, strict=False) if value})
     except csv.Error as error:
         yield _Row(reader.line_num, {}, (f"not CSV: {error}",))
 
@@ -289,6 +289,7 @@ def _row_job(values: Mapping[str, object], folder: Path, root: Path, options: Op
         head=texts["head"] or options.head,
         dtype=texts["dtype"] or options.dtype,
         ema=bool(ema),
+        card=options.card,
     )
     problems += _option_problems(given)
     return _job(_absolute(folder / texts["checkpoint"]), root / name, given), tuple(problems)

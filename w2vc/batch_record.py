@@ -1,7 +1,7 @@
 """What an output says of itself in its safetensors metadata: from which checkpoint and how it was made.
 
-``convert`` writes it, ``batch`` resumes by it. Only contents are compared, never times or paths, and everything recorded
-follows from the checkpoint, the dictionary's symbols and the options, so that equal conversions stay equal byte for byte.
+``convert`` writes it, ``batch`` resumes by it. Only contents are compared, never times or paths, and all that is
+recorded follows from checkpoint, dictionary and options, so that equal conversions stay equal byte for byte.
 """
 
 from __future__ import annotations
@@ -129,7 +129,9 @@ def find_record(output: Path) -> Found | None:
             header = json.loads(_read(file.fileno(), length, 8)) if length <= min(_HEADER_BYTES, size - 8) else None
     except (UnreadableError, OSError, ValueError, RecursionError):
         return None
-    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
+    if not isinstance(header, dict):
+        return None
+    metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not str(metadata.get("converted_by")).startswith("w2vc "):
         return None
     record = Record(**{field.name: str(metadata.get(field.name, "")) for field in fields(Record)})
@@ -164,7 +166,15 @@ def _end(tensors: Iterable[object]) -> int:
 
 
 def is_made_from(
-    record: Record, fingerprint: str, checkpoint: Path, *, dictionary: Path | None, head: str, dtype: str, ema: bool
+    record: Record,
+    fingerprint: str,
+    checkpoint: Path,
+    *,
+    dictionary: Path | None,
+    head: str,
+    dtype: str,
+    ema: bool,
+    card: bool,
 ) -> bool:
     """Whether this version would make the same again of this checkpoint with these options.
 
@@ -172,10 +182,15 @@ def is_made_from(
         record: the output's.
         fingerprint: of the checkpoint as it is now.
         checkpoint: the file, for the dictionary beside it.
-        dictionary, head, dtype, ema: the options (``conversion.Options``).
+        dictionary: the option of this name (``conversion.Options``), like the next three.
+        head: also ``auto``.
+        dtype: also ``keep``.
+        ema: whether the EMA weights are meant.
+        card: whether there is to be a model card.
     """
-    now = (_CONVERTED_BY, fingerprint, dtype, _text(ema), "")
-    then = (record.converted_by, record.source_fingerprint, record.dtype, record.ema, record.config)
+    now = (_CONVERTED_BY, fingerprint, dtype, _text(ema), card, "")
+    has_card = "README.md" in record.files.split()
+    then = (record.converted_by, record.source_fingerprint, record.dtype, record.ema, has_card, record.config)
     heads = ("ctc", "pretraining") if head == "auto" else (head,)
     return then == now and record.head in heads and _is_same_dictionary(record, checkpoint, dictionary)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -91,13 +91,7 @@ def work(job: Job, force: bool, watch: Watch | None = None) -> Result:
             result = _converted(job, fingerprint, force, watch)
     except Exception as error:
         result = without_output(job, error, fingerprint)
-    return _timed(result, time.monotonic() - started)
-
-
-def _timed(result: Result, seconds: float) -> Result:
-    from dataclasses import replace
-
-    return replace(result, seconds=seconds)
+    return replace(result, seconds=time.monotonic() - started)
 
 
 def _is_done(job: Job, fingerprint: str) -> bool:
@@ -114,6 +108,7 @@ def _is_done(job: Job, fingerprint: str) -> bool:
             head=options.head,
             dtype=options.dtype,
             ema=options.ema,
+            card=options.card,
         )
     )
 
@@ -128,6 +123,7 @@ def _converted(job: Job, fingerprint: str, force: bool, watch: Watch | None) -> 
             head=options.head,
             dtype=options.dtype,
             ema=options.ema,
+            card=options.card,
             # An earlier conversion is out of date; anything else that stands there is not for a batch to remove.
             force=force or find_record(job.output) is not None,
             watch=watch,

@@ -126,6 +126,13 @@ class Checkpoint:
     optimizer_bytes: int
     progress: Progress
 
+    @property
+    def model_name(self) -> str:
+        """fairseq's registered name of the model: ``wav2vec2``, ``wav2vec_ctc``."""
+        model = self.cfg.get("model")
+        name = model.get("_name") if isinstance(model, Mapping) else None
+        return name if isinstance(name, str) and name.isidentifier() else "unnamed"
+
 
 def read_checkpoint(path: Path, *, ema: bool = False) -> Checkpoint:
     """Reads everything of a checkpoint but its tensors' bytes.

@@ -51,7 +51,12 @@ app = typer.Typer(
 
 DictionaryOption = Annotated[
     Path | None,
-    typer.Option("--dict", metavar="FILE_OR_DIR", help="fairseq's dict.txt; not needed if the checkpoint carries it."),
+    typer.Option(
+        "--dict",
+        "--dict_path",
+        metavar="FILE_OR_DIR",
+        help="fairseq's dict.txt; not needed if the checkpoint carries it.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 EmaOption = Annotated[bool, typer.Option("--ema", help="Take the EMA weights instead of the model's.")]
@@ -80,21 +85,37 @@ def convert(
     head: Annotated[str, typer.Option(help="auto, ctc, pretraining, or none for the encoder alone.")] = "auto",
     dtype: Annotated[str, typer.Option(help="Of the weights: float32, float16, bfloat16, or keep.")] = "float32",
     ema: EmaOption = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "--config_path", metavar="CONFIG_JSON", help="Take values of training and decoding from here."
+        ),
+    ] = None,
+    card: Annotated[bool, typer.Option("--card/--no-card", help="Write a model card (README.md).")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier conversion.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan everything, write nothing.")] = False,
     as_json: JsonOption = False,
+    checkpoint_path: Annotated[Path | None, typer.Option("--checkpoint_path", hidden=True)] = None,
+    dump_folder_path: Annotated[Path | None, typer.Option("--pytorch_dump_folder_path", hidden=True)] = None,
+    not_finetuned: Annotated[bool, typer.Option("--not_finetuned", hidden=True)] = False,
 ) -> None:
-    """Convert a checkpoint to a directory that transformers loads."""
+    """Convert a checkpoint to a directory that transformers loads.
+
+    The options of the script that transformers used to ship are taken, too: --checkpoint_path,
+    --pytorch_dump_folder_path, --dict_path, --config_path and --not_finetuned.
+    """
     from w2vc.conversion import convert as run
 
     with _Progress() as progress:
         conversion = run(
-            _given(checkpoint, "CHECKPOINT"),
-            _given(output, "OUTPUT"),
+            _given(checkpoint, checkpoint_path, "CHECKPOINT"),
+            _given(output, dump_folder_path, "OUTPUT"),
             dictionary=dictionary,
-            head=head,
+            head="pretraining" if not_finetuned and head == "auto" else head,
             dtype=dtype,
             ema=ema,
+            config=config,
+            card=card,
             force=force,
             dry_run=dry_run,
             watch=progress.watch,
@@ -117,7 +138,10 @@ def inspect(
     _print(inspection.values, inspection.lines, as_json)
 
 
-def _given(value: Path | None, name: str) -> Path:
+def _given(argument: Path | None, option: Path | None, name: str) -> Path:
+    if argument is not None and option is not None:
+        raise UsageError(f"{name} is given twice: {argument} and {option}", advice="Give it once.")
+    value = argument if argument is not None else option
     if value is None:
         raise UsageError(f"{name} is missing", advice="Try: w2vc convert --help")
     return value

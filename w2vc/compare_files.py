@@ -42,7 +42,7 @@ def read_json(path: Path) -> Mapping[str, object]:
 
 def compare_files(plan: Plan, output: Path) -> list[Finding]:
     """Every difference between the plan's small files and the directory's, and files too few or too many."""
-    findings = []
+    findings: list[Finding] = []
     for name, contents in plan.files.items():
         if name != _MODEL_CARD:
             findings += _compared(output / name, json.loads(contents))

@@ -22,6 +22,8 @@ from w2vc.tensor_reader import PIECE_ELEMENTS, is_damaged, read_exactly, source_
 from w2vc.verification import Finding
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Watch = Callable[[int, int], None]
@@ -245,7 +247,8 @@ def _origin(tensor: Move | Make) -> str:
 def _bytes(piece: Tensor) -> memoryview:
     import torch
 
-    return memoryview(piece.contiguous().view(torch.uint8).numpy())
+    values: NDArray[np.uint8] = piece.contiguous().view(torch.uint8).numpy()
+    return values.data
 
 
 def _elements(tensor: Move | Make) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
 from w2vc.architecture import Architecture, describe
 from w2vc.checkpoint import Checkpoint, read_checkpoint
+from w2vc.config_overrides import read_config
 from w2vc.dictionary import Dictionary, agreed, dictionary_beside, dictionary_file, read_dictionary
 from w2vc.errors import RefusedError, UsageError
+from w2vc.model_card import model_card
 from w2vc.output_directory import check_free
 from w2vc.plan import Dtype, Plan, chosen_head, make_plan
 from w2vc.report import Conversion, Inspection, Refused
@@ -31,12 +33,16 @@ class Options:
         head: ``auto``, ``ctc``, ``pretraining`` or ``none``.
         dtype: of the written weights: ``float32``, ``float16``, ``bfloat16``, or ``keep`` for the checkpoint's own.
         ema: take the EMA weights.
+        config: a ``config.json`` whose values of training and decoding are taken instead of the checkpoint's.
+        card: write a model card.
     """
 
     dictionary: Path | None = None
     head: str = "auto"
     dtype: str = "float32"
     ema: bool = False
+    config: Path | None = None
+    card: bool = True
 
 
 def convert(
@@ -47,6 +53,8 @@ def convert(
     head: str = "auto",
     dtype: str = "float32",
     ema: bool = False,
+    config: AnyPath | None = None,
+    card: bool = True,
     force: bool = False,
     dry_run: bool = False,
     watch: Watch | None = None,
@@ -60,6 +68,9 @@ def convert(
         head: ``auto``, ``ctc``, ``pretraining`` or ``none`` (the encoder alone).
         dtype: of the weights: ``float32``, ``float16``, ``bfloat16`` or ``keep``.
         ema: take the EMA weights instead of the model's.
+        config: a ``config.json`` of transformers, whose values of training and decoding are taken instead of the
+            checkpoint's; it may not contradict the tensors.
+        card: write a model card (``README.md``).
         force: replace an earlier conversion.
         dry_run: plan everything and write nothing.
         watch: called with (bytes done, bytes in all) while weights are written.
@@ -70,7 +81,7 @@ def convert(
     Raises:
         W2vcError: see ``w2vc.errors`` for the branches; nothing has been written then.
     """
-    options = Options(None if dictionary is None else Path(dictionary), head, dtype, ema)
+    options = Options(_path(dictionary), head, dtype, ema, _path(config), card)
     started = time.monotonic()
     if not dry_run:
         check_free(Path(output), force=force)
@@ -99,7 +110,15 @@ def prepare(path: Path, options: Options) -> tuple[Checkpoint, Plan, Dictionary 
     head = chosen_head(architecture, options.head)
     dictionary = find_dictionary(checkpoint, architecture, options.dictionary) if head == "ctc" else None
     dtype = next(dtype for dtype in _DTYPES if dtype == options.dtype)
-    return checkpoint, make_plan(checkpoint, architecture, dictionary, head, dtype), dictionary
+    given = None if options.config is None else read_config(options.config)
+    plan = make_plan(checkpoint, architecture, dictionary, head, dtype, given)
+    if options.card:
+        plan = replace(plan, files={**plan.files, "README.md": model_card(checkpoint, architecture, plan)})
+    return checkpoint, plan, dictionary
+
+
+def _path(given: AnyPath | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def find_dictionary(checkpoint: Checkpoint, architecture: Architecture, place: Path | None) -> Dictionary | None:
@@ -135,7 +154,7 @@ def inspect(
     words, plan, refused = None, None, None
     try:
         if architecture.own_head == "ctc":
-            words = find_dictionary(read, architecture, None if dictionary is None else Path(dictionary))
+            words = find_dictionary(read, architecture, _path(dictionary))
         plan = make_plan(read, architecture, words, architecture.own_head, "float32")
     except RefusedError as error:
         refused = Refused(type(error).__name__, error.problems, error.advice)

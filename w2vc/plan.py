@@ -13,6 +13,7 @@ from typing import Literal
 
 from w2vc.architecture import ENCODER_ALONE, Architecture, Blank, Head
 from w2vc.checkpoint import Checkpoint, SourceTensor
+from w2vc.config_overrides import overrides, with_masks
 from w2vc.dictionary import Dictionary
 from w2vc.errors import DictionaryError, InconsistentError, UnsupportedModelError, UsageError
 from w2vc.names import Part, target_name
@@ -136,7 +137,7 @@ def make_plan(
     dictionary: Dictionary | None,
     head: Head,
     dtype: Dtype,
-    overrides: Mapping[str, object] | None = None,
+    given: Mapping[str, object] | None = None,
 ) -> Plan:
     """What the output will hold.
 
@@ -146,7 +147,7 @@ def make_plan(
         dictionary: for the CTC head.
         head: to convert with.
         dtype: of the weights in the output; ``keep`` means the checkpoint's own.
-        overrides: values of ``config.json`` to take instead (see ``config_overrides.py``).
+        given: values of ``--config`` (see ``config_overrides.py``).
 
     Raises:
         UnsupportedModelError: transformers has no place for something.
@@ -155,13 +156,15 @@ def make_plan(
     """
     _refuse(architecture, head)
     written = _written_dtype(checkpoint.tensors.values(), dtype)
-    config = {**config_values(architecture, head, written), **(overrides or {})}
+    chosen = overrides(given or {}, config_values(architecture, head, written), "--config")
+    architecture = with_masks(architecture, chosen)
+    config = {**config_values(architecture, head, written), **chosen}
     words = _vocabulary(architecture, dictionary) if head == "ctc" else None
     if words is not None:
         config["pad_token_id"] = words.ids[words.blank]
         config["bos_token_id"] = words.ids[words.bos]
         config["eos_token_id"] = words.ids[words.eos]
-    tensors, drops = _Filling(checkpoint, architecture, head, written, config).filled()
+    tensors, drops = _Filling(checkpoint, architecture, head, written).filled()
     return Plan(
         head=head,
         model_class=MODEL_CLASSES[head],
@@ -245,13 +248,11 @@ class _Filling:
         architecture: Architecture,
         head: Head,
         dtype: str,
-        config: Mapping[str, object],
     ) -> None:
         self.checkpoint = checkpoint
         self.architecture = architecture
         self.head = head
         self.dtype = dtype
-        self.config = config
         self.problems: list[str] = []
         self.drops: list[Drop] = []
 

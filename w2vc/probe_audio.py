@@ -101,7 +101,8 @@ def _resampled(samples: Tensor, rate: int, wanted: int) -> Tensor:
 
     count = round(len(samples) * wanted / rate)
     spectrum = torch.fft.rfft(samples.double())
-    return (torch.fft.irfft(spectrum, n=count) * (count / len(samples))).float()
+    resampled: Tensor = torch.fft.irfft(spectrum, n=count) * (count / len(samples))
+    return resampled.float()
 
 
 def _read(path: Path) -> tuple[Tensor, int, bool]:
@@ -135,7 +136,7 @@ def _read_with_soundfile(path: Path) -> tuple[Tensor, int, bool]:
     import torch
 
     try:
-        import soundfile
+        import soundfile  # type: ignore[import-untyped]  # it has no types
     except (ImportError, OSError) as error:  # OSError: it is there, but the library below it isn't
         raise UsageError(
             f"{path} is no 16-bit PCM wav, and soundfile, which reads other audio, isn't installed",

@@ -7,7 +7,6 @@ Only files that every supported transformers reads are written: ``vocab.json``, 
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +15,6 @@ from w2vc.dictionary import SPECIAL_SYMBOLS, Dictionary
 
 WORD_DELIMITER = "|"
 SENTENCE_PIECE = "\N{LOWER ONE EIGHTH BLOCK}"
-_ZERO_WIDTH_JOINER = "\N{ZERO WIDTH JOINER}"
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,18 @@ def _free_name(wanted: str, taken: Mapping[str, int], also_taken: list[str]) -> 
     return name
 
 
+_JOINS_BY_LABELS = {"phn": "phonemes", "ltr": "pieces", "chr": "pieces", "char": "pieces"}
+
+
 def _joins(symbols: tuple[str, ...], labels: str | None) -> str:
     if WORD_DELIMITER in symbols:
         return "words"
     if any(SENTENCE_PIECE in symbol for symbol in symbols):
         return "pieces"
-    if labels == "phn" or any(_characters(symbol) > 1 for symbol in symbols if not _is_marker(symbol)):
-        return "phonemes"
-    return "pieces"
+    if labels in _JOINS_BY_LABELS:
+        return _JOINS_BY_LABELS[labels]
+    several = any(_characters(symbol) > 1 for symbol in symbols if not _is_marker(symbol))
+    return "phonemes" if several else "pieces"
 
 
 def _is_marker(symbol: str) -> bool:
@@ -94,13 +96,10 @@ def _is_marker(symbol: str) -> bool:
 
 
 def _characters(symbol: str) -> int:
-    """How many characters a reader sees: marks, selectors and joined parts belong to the one before them."""
-    count, joined = 0, False
-    for char in symbol:
-        extends = unicodedata.category(char) in ("Mn", "Mc", "Me", "Cf") or unicodedata.category(char) == "Sk"
-        count += not (extends or joined)
-        joined = char == _ZERO_WIDTH_JOINER
-    return count
+    """How many characters a reader sees: Unicode's extended grapheme clusters."""
+    import regex  # here, so that only a conversion that needs it pays for it
+
+    return len(regex.findall(r"\X", symbol))
 
 
 def tokenizer_config(vocabulary: Vocabulary) -> dict[str, object]:

@@ -55,7 +55,7 @@ class Inspection:
             "file_bytes": checkpoint.archive.size,
             "container": checkpoint.archive.container,
             "cfg": checkpoint.cfg_form,
-            "model": _model_name(checkpoint),
+            "model": checkpoint.model_name,
             "head": architecture.own_head,
             "position_embeddings": architecture.attention,
             "parameters": parameters(checkpoint),
@@ -92,7 +92,7 @@ class Inspection:
     def lines(self) -> Iterator[tuple[str, str]]:
         """For people: pairs of a heading and a text."""
         checkpoint, architecture = self.checkpoint, self.architecture
-        yield "Model", f"{_kind(architecture)} ({_model_name(checkpoint)})"
+        yield "Model", f"{_kind(architecture)} ({checkpoint.model_name})"
         yield "Size", f"{parameters(checkpoint):,} parameters, {_megabytes(model_bytes(checkpoint))}" + self._rest()
         yield (
             "Encoder",
@@ -264,12 +264,6 @@ _POSITIONS = {"relative": "relative positions", "rotary": "rotary positions", "p
 def _kind(architecture: Architecture) -> str:
     what = {"ctc": "fine-tuned with CTC", "pretraining": "pretrained", "none": ""}[architecture.own_head]
     return f"wav2vec2-conformer, {what}"
-
-
-def _model_name(checkpoint: Checkpoint) -> str:
-    model = checkpoint.cfg.get("model")
-    name = model.get("_name") if isinstance(model, Mapping) else None
-    return name if isinstance(name, str) else "unnamed"
 
 
 def _conv_text(architecture: Architecture) -> str:

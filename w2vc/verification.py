@@ -73,6 +73,7 @@ class Verification:
         fingerprint: of the checkpoint.
         model_class: transformers' class of the output.
         dtype: of its weights.
+        rounded: whether they lost bits that fairseq computes with.
         tensors, tensor_bytes: how many were compared.
         findings: the differences.
         input_values: what the feature extractor makes of the audio, beside fairseq's; None where it can't be loaded.
@@ -89,6 +90,7 @@ class Verification:
     fingerprint: str
     model_class: str
     dtype: str
+    rounded: bool
     tensors: int
     tensor_bytes: int
     findings: tuple[Finding, ...]
@@ -117,7 +119,7 @@ class Verification:
 
     def _same(self) -> str:
         worst = max(self.stages, key=lambda stage: stage.error)
-        rounded = "" if self.dtype == "float32" else f" (weights rounded to {self.dtype})"
+        rounded = f" (weights rounded to {self.dtype})" if self.rounded else ""
         symbols = f", {self.symbols} symbols" if self.symbols else ""
         return (
             f"the same: {self.tensors} tensors{rounded}, {len(self.stages)} stages of the forward "
@@ -156,6 +158,7 @@ class Verification:
             "verdict": self.verdict,
             "model_class": self.model_class,
             "dtype": self.dtype,
+            "exact": self.same and not self.rounded,
             "tensors": self.tensors,
             "tensor_bytes": self.tensor_bytes,
             "findings": [

@@ -36,9 +36,11 @@ from w2vc.compare_tensors import Entry, Watch, compare_tensors, entries
 from w2vc.compare_vocabulary import compare_vocabulary, greedy_transcript
 from w2vc.conversion import AnyPath, Options, prepare
 from w2vc.dictionary import Dictionary
-from w2vc.errors import UsageError
+from w2vc.errors import UsageError, W2vcError
+from w2vc.names import TARGET_PREFIX
 from w2vc.plan import Plan
 from w2vc.probe_audio import ProbeAudio, built_in, read_recording
+from w2vc.report import is_exact
 from w2vc.safetensors_file import DTYPE_CODES
 from w2vc.target import MODEL_CLASSES
 from w2vc.verification import Finding, Stage, Transcript, Verification
@@ -84,14 +86,14 @@ def verify(
     directory = _directory(Path(output))
     found, weights_problem = _weights(directory)
     options = Options(
-        None if dictionary is None else Path(dictionary),
-        _head(directory, head, Path(checkpoint), ema),
-        _dtype(found),
-        ema,
+        dictionary=None if dictionary is None else Path(dictionary),
+        head=_head(directory, found) if head == "auto" else head,
+        dtype=_dtype(found),
+        ema=ema,
     )
     read, plan, words = prepare(Path(checkpoint), options)
     architecture = describe(read)
-    audio = _audio(wav, architecture)
+    audio = _audio(wav, architecture.sample_rate)
     gathered = _Gathered()
     if weights_problem is None:
         gathered.findings += compare_tensors(read, plan, directory / WEIGHTS, found, watch)
@@ -105,6 +107,7 @@ def verify(
         fingerprint=read.archive.fingerprint,
         model_class=plan.model_class,
         dtype=plan.dtype,
+        rounded=not is_exact(plan),
         tensors=len(found),
         tensor_bytes=sum(entry.nbytes for entry in found.values()),
         findings=tuple(gathered.findings),
@@ -159,15 +162,115 @@ def _weights(output: Path) -> tuple[dict[str, Entry], str | None]:
         return {}, str(error)
 
 
-def _head(output: Path, wanted: str, checkpoint: Path, ema: bool) -> str:
-    """The head of the output's model class; ``auto`` where its config doesn't say, which is a finding later."""
-    raise NotImplementedError
+def _head(output: Path, found: Mapping[str, Entry]) -> str:
+    """``none`` for an encoder alone, else the checkpoint's own: the tensors tell, without them the config."""
+    if found:
+        return "auto" if any(name.startswith(TARGET_PREFIX) for name in found) else "none"
+    try:
+        return "none" if read_json(output / "config.json").get("architectures") == [MODEL_CLASSES["none"]] else "auto"
+    except ValueError:
+        return "auto"
 
 
 def _dtype(found: Mapping[str, Entry]) -> str:
-    """The dtype of most of the weights' bytes; the config's own word is compared with it later."""
+    """The dtype of most of the weights' bytes; what the config says is compared with it later."""
     sizes = {
         dtype: sum(entry.nbytes for entry in found.values() if entry.dtype == DTYPE_CODES[dtype])
         for dtype in ("float32", "float16", "bfloat16")
     }
     return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def _audio(wav: AnyPath | None, sample_rate: int) -> ProbeAudio:
+    return built_in(sample_rate) if wav is None else read_recording(Path(wav), sample_rate)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# With transformers
+
+
+def _compare_with_transformers(case: _Case, gathered: _Gathered) -> None:
+    with quiet_transformers() as transformers:
+        _compare_feature_extractor(transformers, case, gathered)
+        model, findings = load_model(transformers, case.plan, case.output)
+        gathered.findings += findings
+        pad_token_id = None if model is None else model.config.pad_token_id
+        compared = None if model is None else _compare_outputs(model, case, gathered)
+        if case.dictionary is not None:
+            _compare_vocabulary(transformers, case, pad_token_id, compared, gathered)
+
+
+def _compare_feature_extractor(transformers: Any, case: _Case, gathered: _Gathered) -> None:
+    try:
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(case.output, local_files_only=True)
+        stage = compare_feature_extractor(extractor, case.audio, case.architecture)
+    except Exception as error:  # whatever a changed directory leads transformers to
+        gathered.findings.append(failure("loading", "AutoFeatureExtractor", "a feature extractor", error))
+        return
+    gathered.input_values = stage
+    gathered.findings += output_findings((stage,))
+
+
+def _compare_outputs(model: Any, case: _Case, gathered: _Gathered) -> Compared | None:
+    runs = passes(case.audio, normalize=case.architecture.normalize)
+    with open_checkpoint(case.checkpoint.path) as file:
+        reference = _reference(file.fileno(), case, written_dtypes(case.plan))
+        if not is_exact(case.plan):
+            gathered.notes.append(_rounding(reference, _reference(file.fileno(), case, {}), runs[0], case.plan))
+        try:
+            compared = compare_outputs(model, reference, runs, case.plan)
+        except W2vcError:
+            raise
+        except Exception as error:  # a changed config can make a model that can't run
+            gathered.findings.append(failure("outputs", case.plan.model_class, "outputs", error))
+            return None
+    gathered.stages = compared.stages
+    gathered.findings += output_findings(compared.stages)
+    if compared.near_ties:
+        gathered.notes.append(
+            f"in {compared.near_ties} frames two codebook entries are equally likely but for rounding; "
+            "they are left out of projected_quantized_states"
+        )
+    return compared
+
+
+def _reference(file: int, case: _Case, dtypes: Mapping[str, str]) -> Callable[[Pass], ReferenceOutputs]:
+    from w2vc.reference import reference_forward
+
+    tensors = SourceTensors(file, case.checkpoint.tensors, dtypes)
+    cfg = reference_cfg(case.checkpoint, case.architecture)
+    return lambda run: reference_forward(tensors, cfg, run.input_values, run.padding_mask)
+
+
+def _rounding(
+    rounded: Callable[[Pass], ReferenceOutputs], whole: Callable[[Pass], ReferenceOutputs], run: Pass, plan: Plan
+) -> str:
+    """What the weights' rounding costs, which is not what is verified but what its reader wants to know."""
+    cost = relative_error(rounded(run).encoder_out, whole(run).encoder_out)
+    return (
+        f"the stages are compared with the weights rounded to {plan.dtype} on both sides; the rounding itself changes "
+        f"the encoder's output by {cost:.1e}"
+    )
+
+
+def _compare_vocabulary(
+    transformers: Any, case: _Case, pad_token_id: object, compared: Compared | None, gathered: _Gathered
+) -> None:
+    words, vocabulary, rows = case.dictionary, case.plan.vocabulary, case.architecture.vocabulary
+    if words is None or vocabulary is None or rows is None:
+        return
+    try:
+        tokenizer = transformers.AutoProcessor.from_pretrained(
+            case.output, local_files_only=True, trust_remote_code=False
+        ).tokenizer
+        gathered.findings += compare_vocabulary(words, rows, tokenizer, pad_token_id)
+        for ids, found in compared.ids if compared is not None else ():
+            transcript = Transcript(greedy_transcript(ids, words, vocabulary), tokenizer.decode(found))
+            gathered.transcripts.append(transcript)
+            if transcript.found != transcript.expected:
+                where = f"the transcript of clip {len(gathered.transcripts)}"
+                gathered.findings.append(
+                    Finding("vocabulary", where, repr(transcript.expected), repr(transcript.found))
+                )
+    except Exception as error:  # whatever a changed directory leads transformers to
+        gathered.findings.append(failure("loading", "AutoProcessor", "a processor with a tokenizer", error))

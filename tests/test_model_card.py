@@ -1,0 +1,64 @@
+"""The model card says what is known, invents nothing, and its snippet runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import w2vc
+from tests.conftest import FIXTURES, checkpoint
+
+
+def front_matter(card: str) -> dict[str, object]:
+    found: dict[str, object] = yaml.safe_load(card.split("---\n")[1])
+    return found
+
+
+@pytest.mark.parametrize("name", ["relative_ctc", "rotary_pretraining"])
+@pytest.mark.parametrize("head", ["auto", "none"])
+def test_the_snippet_runs_in_the_outputs_directory(name: str, head: str, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    w2vc.convert(checkpoint(name), output, head=head)
+    snippet = re.findall(r"```python\n(.*?)```", (output / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(snippet) == 1
+    shutil.copy(FIXTURES / "speech" / "cat.wav", output / "speech.wav")
+    result = subprocess.run(  # noqa: S603 - our own snippet
+        [sys.executable, "-c", snippet[0]], cwd=output, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+
+
+def test_the_front_matter_names_library_and_task_and_no_licence_or_language(
+    converted: Callable[[str], Path],
+) -> None:
+    card = (converted("relative_ctc") / "README.md").read_text(encoding="utf-8")
+    values = front_matter(card)
+    assert values["library_name"] == "transformers"
+    assert values["pipeline_tag"] == "automatic-speech-recognition"
+    assert not {"license", "language"} & values.keys()
+    pretrained = (converted("relative_pretraining") / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag" not in front_matter(pretrained)
+
+
+def test_neither_card_nor_weights_tell_a_path_or_a_date(tmp_path: Path) -> None:
+    path = tmp_path / "secret-project" / "checkpoint.pt"
+    path.parent.mkdir()
+    shutil.copy(checkpoint("relative_ctc"), path)
+    w2vc.convert(path, tmp_path / "out")
+    for file in (tmp_path / "out").iterdir():
+        contents = file.read_bytes()
+        assert b"secret-project" not in contents
+        assert not re.search(rb"20[0-9]{2}-[0-9]{2}-[0-9]{2}", contents)
+
+
+def test_no_card_leaves_it_out(tmp_path: Path) -> None:
+    w2vc.convert(checkpoint("relative_ctc"), tmp_path / "out", card=False)
+    assert not (tmp_path / "out" / "README.md").exists()
