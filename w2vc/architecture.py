@@ -21,6 +21,13 @@ from w2vc.names import encoder_name
 Head = Literal["ctc", "pretraining", "none"]
 Attention = Literal["relative", "rotary", "plain"]
 
+POSITIONS: dict[Attention, str] = {
+    "relative": "relative positions",
+    "rotary": "rotary positions",
+    "plain": "no position embeddings",
+}
+"""What people call each kind of attention."""
+
 ENCODER_ALONE = "Use --head none to convert the encoder alone, which is exact."
 
 

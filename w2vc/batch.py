@@ -77,7 +77,7 @@ class BatchSummary:
         """For people, in one line."""
         values = self.values()
         counts = ", ".join(f"{values[status]} {status}" for status in (*STATUSES, "unfinished") if values[status])
-        nothing = "; nothing was to be done" if values["skipped"] == self.jobs else ""
+        nothing = "; nothing new was converted" if values["skipped"] and not values["converted"] else ""
         return f"{self.jobs} checkpoints: {counts}{nothing}, in {self.seconds:.1f} s"
 
 

@@ -162,7 +162,8 @@ class _Bars(_Lines):
 def _line(result: Result) -> str:
     if result.is_good:
         return f"{result.status} {result.checkpoint} -> {result.output} ({result.seconds:.1f} s)"
-    return f"{result.status} {result.checkpoint}: {'; '.join(result.why)}. {result.advice}"
+    why = "; ".join(problem.removeprefix(f"{result.checkpoint}: ") for problem in result.why)
+    return f"{result.status} {result.checkpoint}: {why}. {result.advice}"
 
 
 @contextmanager

@@ -9,7 +9,9 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 _INTERPOLATION = re.compile(r"\$\{[A-Za-z_]\w*(\.\w+)*\}", re.ASCII)
-UNRESOLVED = "???"
+_MISSING = "???"
+# Takes the place of what a resolver would make; a text that omegaconf leaves alone.
+_NEVER_RUN = "(a resolver)"
 
 
 class Cfg:
@@ -34,6 +36,10 @@ class Cfg:
 
     def value(self, path: str) -> object:
         """The value at a dotted path; None where it is missing, null or made by a resolver."""
+        found = self._selected(path)
+        return None if found == _NEVER_RUN else found
+
+    def _selected(self, path: str) -> object:
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
@@ -42,11 +48,17 @@ class Cfg:
         except (OmegaConfBaseException, RecursionError):
             self.problems.append(f"cfg.{path} refers to a key that isn't there or to itself")
             return None
-        return None if isinstance(found, str) and found == UNRESOLVED else found
+        return None if isinstance(found, str) and found == _MISSING else found
 
     def take(self, path: str, convert: Callable[[object], Value | None], default: Value) -> Value:
-        """The value at a path, converted; the default where there is none. A value of a wrong type is a problem."""
-        found = self.value(path)
+        """The value at a path, converted; the default where there is none.
+
+        A value of a wrong type is a problem, and so is one that a resolver would make: the default would be a guess.
+        """
+        found = self._selected(path)
+        if found == _NEVER_RUN:
+            self.problems.append(f"cfg.{path} would be made by a resolver of omegaconf, which w2vc never runs")
+            return default
         if found is None:
             return default
         converted = convert(found)
@@ -62,7 +74,7 @@ def _without_resolvers(value: object) -> object:
     if isinstance(value, list):
         return [_without_resolvers(item) for item in value]
     if isinstance(value, str) and "${" in value and not _INTERPOLATION.fullmatch(value):
-        return UNRESOLVED
+        return _NEVER_RUN
     return value
 
 

@@ -7,6 +7,7 @@ Sources: ``fairseq/checkpoint_utils.py`` (``save_checkpoint``, ``torch_persisten
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,6 @@ from w2vc.archive import Archive, Record, examine, open_checkpoint
 from w2vc.dictionary import SPECIAL_SYMBOLS, Dictionary
 from w2vc.errors import DamagedError, DictionaryError, NotACheckpointError, UsageError
 from w2vc.stand_ins import StandIn, plain, stand_ins
-
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1}
 ITEM_BYTES |= {"uint8": 1, "bool": 1}
@@ -105,6 +105,7 @@ class Checkpoint:
     Attributes:
         path: the file.
         archive: its container, as the gate found it.
+        identity: of the file that the gate looked at (see ``identity_of``).
         tensors: the model's, or with EMA weights theirs, by fairseq's name in the file's order.
         has_ema: whether there are EMA weights.
         cfg: the stored config as nested dicts, lists and scalars; interpolations are texts still.
@@ -117,6 +118,7 @@ class Checkpoint:
 
     path: Path
     archive: Archive
+    identity: tuple[int, ...]
     tensors: Mapping[str, SourceTensor]
     has_ema: bool
     cfg: Mapping[str, object]
@@ -148,8 +150,15 @@ def read_checkpoint(path: Path, *, ema: bool = False) -> Checkpoint:
     """
     with open_checkpoint(path) as file:
         archive = examine(file, path)
+        identity = identity_of(file.fileno())
         saved = _load(file, archive)
-    return _checkpoint(path, archive, saved, ema=ema)
+    return _checkpoint(archive, identity, saved, ema=ema)
+
+
+def identity_of(file: int) -> tuple[int, ...]:
+    """What changes when a file becomes another, or is written to: device, inode, size, time of the last change."""
+    found = os.fstat(file)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -213,7 +222,8 @@ def _a(value: object) -> str:
 # What fairseq saved
 
 
-def _checkpoint(path: Path, archive: Archive, saved: dict[Any, Any], *, ema: bool) -> Checkpoint:
+def _checkpoint(archive: Archive, identity: tuple[int, ...], saved: dict[Any, Any], *, ema: bool) -> Checkpoint:
+    path = archive.path
     model = saved.get("model")
     cfg_form, cfg = _config(path, saved)
     if not isinstance(model, dict):
@@ -235,6 +245,7 @@ def _checkpoint(path: Path, archive: Archive, saved: dict[Any, Any], *, ema: boo
     return Checkpoint(
         path=path,
         archive=archive,
+        identity=identity,
         tensors=tensors,
         has_ema=has_ema,
         cfg=cfg,

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -155,12 +155,13 @@ def _print(
     values: Callable[[], dict[str, object]], lines: Callable[[], Iterable[tuple[str, str]]], as_json: bool
 ) -> None:
     if as_json:
-        print(json.dumps(values(), ensure_ascii=False))
+        # In ASCII: names come from the file, and needn't even be Unicode.
+        print(json.dumps(values()))
     elif sys.stdout.isatty():
         _print_table(lines())
     else:
         for heading, text in lines():
-            print(f"{heading:<12}{text}")
+            print(f"{heading:<12}{_printable(text)}")
 
 
 def _print_table(lines: Iterable[tuple[str, str]]) -> None:
@@ -170,7 +171,7 @@ def _print_table(lines: Iterable[tuple[str, str]]) -> None:
 
     table = Table.grid(padding=(0, 2))
     for heading, text in lines:
-        table.add_row(Text(heading, style="bold"), Text(text))
+        table.add_row(Text(heading, style="bold"), Text(_printable(text)))
     Console(highlight=False).print(table)
 
 
@@ -235,7 +236,7 @@ def _run() -> int:
     try:
         result = app(standalone_mode=False)
     except W2vcError as error:
-        _complain("; ".join(error.problems), error.advice)
+        _complain(_listed(error.problems), error.advice)
         return exit_code(error)
     except KeyboardInterrupt:
         _complain("interrupted", "Nothing was left behind; run the same command again.")
@@ -265,6 +266,21 @@ def _complain(problem: str, advice: str) -> None:
     one_line = " ".join(problem.split())
     print(f"w2vc: {_printable(one_line)}", file=sys.stderr)
     print(f"      {_printable(advice)}", file=sys.stderr)
+
+
+_MOST_PROBLEMS = 20
+_LONGEST_PROBLEM = 1000
+
+
+def _listed(problems: Sequence[str]) -> str:
+    """The problems in one line of a length that can be read, whatever the file made of them."""
+    shown = [_shortened(problem) for problem in problems[:_MOST_PROBLEMS]]
+    left_out = len(problems) - len(shown)
+    return "; ".join([*shown, f"and {left_out} more"] if left_out else shown)
+
+
+def _shortened(problem: str) -> str:
+    return problem if len(problem) <= _LONGEST_PROBLEM else problem[: _LONGEST_PROBLEM - 3] + "..."
 
 
 def _printable(text: str) -> str:

@@ -18,7 +18,7 @@ from w2vc.checkpoint import ITEM_BYTES, Checkpoint
 from w2vc.errors import DamagedError
 from w2vc.plan import FirstRow, Make, Move, Plan
 from w2vc.safetensors_file import DTYPE_CODES, read_header
-from w2vc.tensor_reader import PIECE_ELEMENTS, is_damaged, read_exactly, source_pieces
+from w2vc.tensor_reader import PIECE_ELEMENTS, is_damaged, read_exactly, same_bytes, source_pieces
 from w2vc.verification import Finding
 
 if TYPE_CHECKING:
@@ -131,9 +131,12 @@ class _Comparison:
                 watch(done, whole)
 
     def _equal(self, tensor: Move | Make, entry: Entry) -> bool:
+        if isinstance(tensor, Move) and _as_it_is(tensor):
+            start = tensor.source.storage.offset + tensor.source.offset
+            return same_bytes(self.source, start, self.output, entry.start, entry.nbytes)
         return all(expected == found for expected, found in self._pairs(tensor, entry))
 
-    def _pairs(self, tensor: Move | Make, entry: Entry) -> Iterator[tuple[memoryview, bytearray]]:
+    def _pairs(self, tensor: Move | Make, entry: Entry) -> Iterator[tuple[bytes, bytearray]]:
         place = entry.start
         for piece in expected_pieces(self.source, tensor):
             expected = _bytes(piece)
@@ -223,6 +226,10 @@ def _with_first_row(piece: Tensor, change: FirstRow, count: int) -> Tensor:
     return changed
 
 
+def _as_it_is(tensor: Move) -> bool:
+    return tensor.dtype == tensor.source.dtype and tensor.source.is_contiguous and tensor.first_row is None
+
+
 def _made(tensor: Make) -> Iterator[Tensor]:
     import torch
 
@@ -244,11 +251,11 @@ def _origin(tensor: Move | Make) -> str:
     return f"{tensor.source.name}{cast}{changed}"
 
 
-def _bytes(piece: Tensor) -> memoryview:
+def _bytes(piece: Tensor) -> bytes:
     import torch
 
     values: NDArray[np.uint8] = piece.contiguous().view(torch.uint8).numpy()
-    return values.data
+    return values.tobytes()
 
 
 def _elements(tensor: Move | Make) -> int:

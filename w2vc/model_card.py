@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from w2vc.architecture import Architecture
+from w2vc.architecture import POSITIONS, Architecture
 from w2vc.checkpoint import Checkpoint
 from w2vc.plan import Plan
 from w2vc.version import __version__
@@ -62,6 +62,8 @@ def model_card(checkpoint: Checkpoint, architecture: Architecture, plan: Plan) -
         else f"Its weights are fairseq's, stored as {plan.dtype}."
     )
     snippet = _SNIPPETS[plan.head].format(model_class=plan.model_class, sample_rate=architecture.sample_rate)
+    positions = POSITIONS[architecture.attention]
+    audio = "normalised to zero mean and unit variance" if architecture.normalize else "as it is"
     lines = [
         "---",
         "library_name: transformers",
@@ -76,10 +78,9 @@ def model_card(checkpoint: Checkpoint, architecture: Architecture, plan: Plan) -
         f"Converted by w2vc {__version__} from a checkpoint of fairseq (`{checkpoint.model_name}`{updates}).",
         exact,
         "",
-        f"- class: `{plan.model_class}`, {architecture.num_hidden_layers} layers, {architecture.hidden_size} wide, "
-        f"{_POSITIONS[architecture.attention]}",
-        f"- input: {architecture.sample_rate:,} Hz mono, "
-        + ("normalised to zero mean and unit variance" if architecture.normalize else "as it is"),
+        f"- class: `{plan.model_class}`",
+        f"- encoder: {architecture.num_hidden_layers} layers, {architecture.hidden_size} wide, {positions}",
+        f"- input: {architecture.sample_rate:,} Hz mono, {audio}",
         f"- fingerprint of the source: `{checkpoint.archive.fingerprint}`",
         "",
         "Run in this directory:",
@@ -90,6 +91,3 @@ def model_card(checkpoint: Checkpoint, architecture: Architecture, plan: Plan) -
         "",
     ]
     return "\n".join(lines).encode()
-
-
-_POSITIONS = {"relative": "relative positions", "rotary": "rotary positions", "plain": "no position embeddings"}

@@ -69,9 +69,10 @@ def output_directory(output: Path, *, force: bool) -> Iterator[Path]:
     with _as_output_error(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(output)
-        building = output.parent / f".{output.name[:100]}.w2vc-{secrets.token_hex(6)}"
-        building.mkdir()
+    building = output.parent / f".{output.name[:100]}.w2vc-{secrets.token_hex(6)}"
     try:
+        with _as_output_error(output):
+            building.mkdir()
         lock = _lock(building)
         try:
             with _as_output_error(output):

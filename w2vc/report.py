@@ -5,11 +5,11 @@ Each report has ``lines()`` for people and ``values()`` for ``--json``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from w2vc.architecture import Architecture, Head
+from w2vc.architecture import POSITIONS, Architecture, Head
 from w2vc.checkpoint import Checkpoint
 from w2vc.dictionary import Dictionary
 from w2vc.plan import Plan
@@ -99,7 +99,7 @@ class Inspection:
             (
                 f"{architecture.num_hidden_layers} layers, {architecture.hidden_size} wide, "
                 f"{architecture.num_attention_heads} heads, FFN {architecture.intermediate_size}, "
-                f"{_POSITIONS[architecture.attention]}, depthwise kernel {architecture.depthwise_kernel}"
+                f"{POSITIONS[architecture.attention]}, depthwise kernel {architecture.depthwise_kernel}"
             ),
         )
         yield (
@@ -256,9 +256,6 @@ def parameters(checkpoint: Checkpoint) -> int:
 def model_bytes(checkpoint: Checkpoint) -> int:
     """Bytes of the model's tensors."""
     return sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-
-
-_POSITIONS = {"relative": "relative positions", "rotary": "rotary positions", "plain": "no position embeddings"}
 
 
 def _kind(architecture: Architecture) -> str:

@@ -12,10 +12,25 @@ from w2vc.checkpoint import SourceTensor
 from w2vc.errors import DamagedError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 PIECE_ELEMENTS = 2**19
 """Elements of a piece: small enough for a core's cache, large enough that system calls cost nothing."""
+
+
+def read_into(file: int, start: int, view: memoryview) -> None:
+    """Fills ``view`` with an open file's bytes from ``start`` on.
+
+    Raises:
+        DamagedError: the file ends before.
+    """
+    while view:
+        got = os.preadv(file, [view], start)
+        if got == 0:
+            raise DamagedError("a file ended while it was read", advice="Wait until it has been written, run again.")
+        view, start = view[got:], start + got
 
 
 def read_exactly(file: int, start: int, count: int) -> bytearray:
@@ -25,13 +40,22 @@ def read_exactly(file: int, start: int, count: int) -> bytearray:
         DamagedError: the file ends before.
     """
     taken = bytearray(count)
-    view = memoryview(taken)
-    while view:
-        got = os.preadv(file, [view], start)
-        if got == 0:
-            raise DamagedError("a file ended while it was read", advice="Wait until it has been written, run again.")
-        view, start = view[got:], start + got
+    read_into(file, start, memoryview(taken))
     return taken
+
+
+def same_bytes(one: int, one_start: int, other: int, other_start: int, count: int) -> bool:
+    """Whether ``count`` bytes of two open files are the same."""
+    size = min(2**20, count)
+    buffers = bytearray(size), bytearray(size)
+    for start in range(0, count - size + 1, size or 1):
+        read_into(one, one_start + start, memoryview(buffers[0]))
+        read_into(other, other_start + start, memoryview(buffers[1]))
+        if buffers[0] != buffers[1]:
+            return False
+    rest = count % size if size else 0
+    place = count - rest
+    return read_exactly(one, one_start + place, rest) == read_exactly(other, other_start + place, rest)
 
 
 def source_pieces(file: int, tensor: SourceTensor) -> Iterator[Tensor]:
@@ -58,11 +82,12 @@ def source_tensor(file: int, tensor: SourceTensor) -> Tensor:
     """A whole tensor, in its own shape and dtype."""
     import torch
 
+    if not tensor.is_contiguous:
+        return next(source_pieces(file, tensor)).reshape(tensor.shape)
     whole = torch.empty(tensor.elements, dtype=getattr(torch, tensor.dtype))
-    done = 0
-    for piece in source_pieces(file, tensor):
-        whole[done : done + len(piece)] = piece
-        done += len(piece)
+    if tensor.elements:
+        values: NDArray[np.uint8] = whole.view(torch.uint8).numpy()
+        read_into(file, tensor.storage.offset + tensor.offset, values.data)
     return whole.reshape(tensor.shape)
 
 

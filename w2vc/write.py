@@ -6,23 +6,22 @@ values looked at; transformers' own classes, slow to import, load meanwhile.
 
 from __future__ import annotations
 
-import errno
-import math
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from w2vc.acceptance import accept, load_classes
-from w2vc.archive import Record, open_checkpoint
-from w2vc.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor
+from w2vc.archive import open_checkpoint
+from w2vc.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor, identity_of
 from w2vc.errors import DamagedError, InconsistentError
+from w2vc.kernel_copy import copy_range, read_into, write_at
 from w2vc.output_directory import output_directory
 from w2vc.plan import FirstRow, Make, Move, Plan, different
+from w2vc.record_check import RecordCheck
 from w2vc.safetensors_file import DTYPE_CODES, Layout, layout
 
 if TYPE_CHECKING:
@@ -30,13 +29,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 
-# Large enough that system calls cost nothing, small enough that the next core's cache keeps a piece for its second use.
+# How many bytes of a tensor are cast at a time.
 _PIECE = 2**20
-# One system call's share of an in-kernel copy: what is between two looks at the clock, or at a signal.
-_KERNEL_PIECE = 2**25
-_NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
-
-_GET_AGAIN = "Download or copy the checkpoint again and compare its checksum."
 
 Watch = Callable[[int, int], None]
 """Told how many of how many bytes are done."""
@@ -86,33 +80,30 @@ def write(
     with output_directory(output, force=force) as building, ThreadPoolExecutor(2) as threads:
         classes = threads.submit(load_classes, with_tokenizer=plan.vocabulary is not None)
         with open_checkpoint(checkpoint.path) as file, _unchanged(file.fileno(), checkpoint):
-            checked = threads.submit(_check_records, file.fileno(), plan, checkpoint)
-            _write_weights(file.fileno(), plan, places, building / WEIGHTS, watch, checked)
-            not_finite, checksums = checked.result()
+            check = RecordCheck.of(checkpoint, plan)
+            checking = threads.submit(check.work, file.fileno())
+            _write_weights(file.fileno(), plan, places, building / WEIGHTS, watch, check)
+            check.work(file.fileno())
+            checking.result()
+            not_finite = check.result()
         for name, contents in plan.files.items():
             _write_file(building / name, contents)
         _open_with_library(building / WEIGHTS, plan)
         accept(classes.result(), plan, building)
     size = places.size + sum(map(len, plan.files.values()))
-    return Written(size, not_finite, checksums)
+    return Written(size, not_finite, check.compared)
 
 
 @contextmanager
 def _unchanged(file: int, checkpoint: Checkpoint) -> Iterator[None]:
     """Holds that the file stays what the gate looked at."""
-    before = os.fstat(file)
-    if before.st_size != checkpoint.archive.size:
-        raise _changed(checkpoint)
+    before = identity_of(file)
     yield
-    after = os.fstat(file)
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise _changed(checkpoint)
-
-
-def _changed(checkpoint: Checkpoint) -> DamagedError:
-    return DamagedError(
-        f"{checkpoint.path} was changed while it was read", advice="Wait until training has written it, then run again."
-    )
+    if not checkpoint.identity == before == identity_of(file):
+        raise DamagedError(
+            f"{checkpoint.path} was changed while it was read",
+            advice="Wait until whatever writes it is done, then run again.",
+        )
 
 
 def _write_file(path: Path, contents: bytes) -> None:
@@ -125,16 +116,16 @@ def _write_file(path: Path, contents: bytes) -> None:
 
 
 def _write_weights(
-    source: int, plan: Plan, places: Layout, path: Path, watch: Watch | None, checked: Future[Any]
+    source: int, plan: Plan, places: Layout, path: Path, watch: Watch | None, check: RecordCheck
 ) -> None:
     with path.open("xb", buffering=0) as file:
         target = file.fileno()
         os.posix_fallocate(target, 0, places.size)
-        _write_at(target, places.header, 0)
+        write_at(target, places.header, 0)
         done = len(places.header)
         for tensor in plan.tensors:
-            if checked.done() and checked.exception() is not None:
-                return  # the caller asks for its result, and raises it
+            if check.problems:
+                return  # the caller asks for its result, which raises them
             for piece in _written_pieces(source, target, tensor, places.offsets[tensor.target]):
                 done += piece
                 if watch is not None:
@@ -146,12 +137,13 @@ def _written_pieces(source: int, target: int, tensor: Move | Make, place: int) -
     if isinstance(tensor, Move):
         _hold_equal(source, tensor)
         if _as_it_is(tensor):
-            yield from _copied(source, tensor.source, target, place)
+            start = tensor.source.storage.offset + tensor.source.offset
+            yield from copy_range(source, start, target, place, tensor.source.nbytes)
             return
     for piece in (
         _made(tensor) if isinstance(tensor, Make) else _pieces(source, tensor.source, tensor.dtype, tensor.first_row)
     ):
-        _write_at(target, piece, place)
+        write_at(target, piece, place)
         place += len(piece)
         yield len(piece)
 
@@ -160,52 +152,10 @@ def _as_it_is(tensor: Move) -> bool:
     return tensor.dtype == tensor.source.dtype and tensor.source.is_contiguous and tensor.first_row is None
 
 
-def _copied(source: int, tensor: SourceTensor, target: int, place: int) -> Iterator[int]:
-    start, left = tensor.storage.offset + tensor.offset, tensor.nbytes
-    while left:
-        count = _copy_piece(source, start, target, place, min(left, _KERNEL_PIECE))
-        if count == 0:
-            raise _short()
-        start, place, left = start + count, place + count, left - count
-        yield count
-
-
-def _copy_piece(source: int, start: int, target: int, place: int, count: int) -> int:
-    """Copies up to ``count`` bytes, inside the kernel where system and file system can."""
-    if _KERNEL_COPY:
-        try:
-            return os.copy_file_range(source, target, count, start, place)
-        except OSError as error:
-            if error.errno not in _NO_KERNEL_COPY:
-                raise
-    piece = os.pread(source, min(count, _PIECE), start)
-    _write_at(target, piece, place)
-    return len(piece)
-
-
-_KERNEL_COPY = hasattr(os, "copy_file_range")
-
-
-def _write_at(target: int, piece: bytes, place: int) -> None:
-    view = memoryview(piece)
-    while view:
-        count = os.pwrite(target, view, place)
-        view, place = view[count:], place + count
-
-
 def _read_exactly(source: int, start: int, count: int) -> bytearray:
     taken = bytearray(count)
-    view = memoryview(taken)
-    while view:
-        got = os.preadv(source, [view], start)
-        if got == 0:
-            raise _short()
-        view, start = view[got:], start + got
+    read_into(source, memoryview(taken), start)
     return taken
-
-
-def _short() -> DamagedError:
-    return DamagedError("the checkpoint ends before its last tensor", advice=_GET_AGAIN)
 
 
 def _hold_equal(source: int, tensor: Move) -> None:
@@ -278,55 +228,6 @@ def _made(tensor: Make) -> Iterator[bytes]:
     else:
         fill = 1 if tensor.content == "ones" else 0
         yield _as_bytes(torch.full(tensor.shape, fill, dtype=dtype).reshape(-1))
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Checks beside the copying
-
-
-def _check_records(source: int, plan: Plan, checkpoint: Checkpoint) -> tuple[dict[str, int], int]:
-    """Compares the checksum of each record that is used, and counts values that are not finite."""
-    users: dict[Record, list[SourceTensor]] = {}
-    for move in plan.moves:
-        for tensor in (move.source, *move.equals):
-            users.setdefault(tensor.storage, []).append(tensor)
-    not_finite: dict[str, int] = {}
-    problems = []
-    for record, tensors in users.items():
-        checksum, count = _looked_through(source, record, tensors[0].dtype)
-        names = " and ".join(tensor.name for tensor in tensors[:3])
-        if record.crc32 is not None and checksum != record.crc32:
-            problems.append(f"{checkpoint.path}: the checksum of {record.name} ({names}) is wrong")
-        if count:
-            not_finite[names] = count
-    if problems:
-        raise DamagedError(problems[:20], advice=_GET_AGAIN)
-    return not_finite, sum(record.crc32 is not None for record in users)
-
-
-def _looked_through(source: int, record: Record, dtype: str) -> tuple[int, int]:
-    """The CRC-32 of a record, and how many of its values are NaN or infinite."""
-    import torch
-
-    floating = dtype in ("float64", "float32", "float16", "bfloat16")
-    buffer = bytearray(min(_PIECE, record.size))
-    checksum = not_finite = done = 0
-    while done < record.size:
-        view = memoryview(buffer)[: min(_PIECE, record.size - done)]
-        filled = 0
-        while filled < len(view):
-            got = os.preadv(source, [view[filled:]], record.offset + done + filled)
-            if got == 0:
-                raise _short()
-            filled += got
-        checksum = zlib.crc32(view, checksum)
-        if floating and len(view) % ITEM_BYTES[dtype] == 0:
-            values = torch.frombuffer(view, dtype=getattr(torch, dtype))
-            # One pass without a temporary: a sum is finite only if every term is.
-            if not math.isfinite(values.sum(dtype=torch.float64).item()):
-                not_finite += int((~values.isfinite()).sum().item())
-        done += len(view)
-    return checksum, not_finite
 
 
 def _open_with_library(path: Path, plan: Plan) -> None:
