@@ -67,7 +67,7 @@ def output_directory(output: Path, *, force: bool) -> Iterator[Path]:
     output = Path(os.path.abspath(output))  # noqa: PTH100 - Path.resolve would follow a link that stands at the end
     check_free(output, force=force)
     with _as_output_error(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(output)
         _clear_leftovers(output)
     building = output.parent / f".{output.name[:100]}.w2vc-{secrets.token_hex(6)}"
     try:
@@ -107,6 +107,13 @@ def _as_output_error(output: Path) -> Iterator[None]:
                 advice=f"Give a directory inside it: {output / 'model'}.",
             ) from error
         raise OutputWriteError(f"{output} can't be written: {error.strerror}", advice=_PLACE) from error
+
+
+def _make_parent(output: Path) -> None:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputWriteError(f"{output} would lie below something that is no directory", advice=_PLACE) from error
 
 
 def _lock(building: Path) -> int:
