@@ -1,4 +1,4 @@
-"""Everything that has to hold: the linters, the types, the tests, and those that an older transformers takes part in.
+"""Everything that has to hold: linters, types, tests, an older transformers, installers, a newcomer's path.
 
     python -m tests
 
@@ -58,6 +58,8 @@ def main() -> None:
         python = oldest(Path(folder) / "oldest")
         run(python, "-m", "tests.matrix", sys.executable, python)
         run(python, "-m", "pytest", *WITH_OLDEST)
+    run(sys.executable, "-m", "tests.installers")
+    run(sys.executable, "-m", "tests.newcomer")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from w2vc.errors import DamagedError
 # One system call's share: what lies between two looks at the clock, or at a signal.
 _KERNEL_PIECE = 2**25
 _PIECE = 2**20
+_GET_AGAIN = "Download or copy the checkpoint again and compare its checksum."
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
 
@@ -44,9 +45,20 @@ def _copy_piece(source: int, start: int, target: int, place: int, count: int) ->
         except OSError as error:
             if error.errno not in _NO_KERNEL_COPY:
                 raise
-    piece = os.pread(source, min(count, _PIECE), start)
+    piece = memoryview(bytearray(min(count, _PIECE)))
+    read_into(source, piece, start)
     write_at(target, piece, place)
     return len(piece)
+
+
+def reserve(target: int, size: int) -> None:
+    """Makes a file as large as it will be, so that a disk that is too full says so before any work is done."""
+    try:
+        os.posix_fallocate(target, 0, size)
+    except OSError as error:
+        if error.errno not in _NO_KERNEL_COPY:
+            raise
+        os.ftruncate(target, size)
 
 
 def write_at(target: int, piece: bytes | memoryview, place: int) -> None:
@@ -61,10 +73,13 @@ def read_into(source: int, view: memoryview, start: int) -> None:
     """Fills a buffer from an offset, however few bytes the system gives at once.
 
     Raises:
-        DamagedError: the source ends before.
+        DamagedError: the source ends before, or can't be read.
     """
     while view:
-        count = os.preadv(source, [view], start)
+        try:
+            count = os.preadv(source, [view], start)
+        except OSError as error:
+            raise DamagedError(f"the checkpoint can't be read: {error.strerror}", advice=_GET_AGAIN) from error
         if count == 0:
             raise ended_early()
         view, start = view[count:], start + count
@@ -72,10 +87,7 @@ def read_into(source: int, view: memoryview, start: int) -> None:
 
 def ended_early() -> DamagedError:
     """The error of a file that became shorter while it was read."""
-    return DamagedError(
-        "the checkpoint ends before its last tensor",
-        advice="Download or copy the checkpoint again and compare its checksum.",
-    )
+    return DamagedError("the checkpoint ends before its last tensor", advice=_GET_AGAIN)
 
 
 _SYNC_FILE_RANGE_WRITE = 2

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import zlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from w2vc.archive import Record
@@ -65,6 +66,15 @@ class RecordCheck:
             except IndexError:
                 return
             self._look_at(source, record, tensors, buffer)
+
+    @contextmanager
+    def stopped_by_errors(self) -> Iterator[None]:
+        """Leaves the other threads nothing to do when an error or a signal ends the block."""
+        try:
+            yield
+        except BaseException:
+            self.waiting.clear()
+            raise
 
     def result(self) -> Mapping[str, int]:
         """How many values are not finite, by tensor; empty as a rule.

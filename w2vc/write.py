@@ -6,7 +6,6 @@ values looked at; transformers' own classes, slow to import, load meanwhile.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from w2vc.acceptance import accept, load_classes
 from w2vc.archive import open_checkpoint
 from w2vc.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor, identity_of
 from w2vc.errors import DamagedError, InconsistentError
-from w2vc.kernel_copy import copy_range, read_into, write_at
+from w2vc.kernel_copy import copy_range, read_into, reserve, write_at
 from w2vc.output_directory import output_directory
 from w2vc.plan import FirstRow, Make, Move, Plan, different
 from w2vc.record_check import RecordCheck
@@ -82,9 +81,10 @@ def write(
         with open_checkpoint(checkpoint.path) as file, _unchanged(file.fileno(), checkpoint):
             check = RecordCheck.of(checkpoint, plan)
             checking = threads.submit(check.work, file.fileno())
-            _write_weights(file.fileno(), plan, places, building / WEIGHTS, watch, check)
-            check.work(file.fileno())
-            checking.result()
+            with check.stopped_by_errors():
+                _write_weights(file.fileno(), plan, places, building / WEIGHTS, watch, check)
+                check.work(file.fileno())
+                checking.result()
             not_finite = check.result()
         for name, contents in plan.files.items():
             _write_file(building / name, contents)
@@ -120,7 +120,7 @@ def _write_weights(
 ) -> None:
     with path.open("xb", buffering=0) as file:
         target = file.fileno()
-        os.posix_fallocate(target, 0, places.size)
+        reserve(target, places.size)
         write_at(target, places.header, 0)
         done = len(places.header)
         for tensor in plan.tensors:
