@@ -84,7 +84,7 @@ def test_a_greedy_decoding_is_the_text_that_fairseqs_symbols_make(name: str, tmp
         for index, symbol in enumerate(found.symbols)
         if index >= len(SPECIAL_SYMBOLS) and found.symbols.count(symbol) == 1
     ]
-    ids = [id for symbol in spoken for id in (found.blank, symbol, symbol)]
+    ids = [index for symbol in spoken for index in (found.blank, symbol, symbol)]
     symbols = [found.symbols[index] for index in spoken]
     texts = {
         # fairseq/data/data_utils.py, post_process("letter"); transformers leaves a | inside a longer symbol alone.

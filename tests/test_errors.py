@@ -67,6 +67,13 @@ def below_a_file(folder: Path) -> None:
     w2vc.convert(checkpoint("relative_ctc"), folder / "file" / "out")
 
 
+def different(folder: Path) -> None:
+    w2vc.convert(checkpoint("relative_pretraining"), folder / "converted")
+    path = folder / "converted" / "preprocessor_config.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("true", "false"), encoding="utf-8")
+    w2vc.verify(checkpoint("relative_pretraining"), folder / "converted").raise_if_different()
+
+
 HAPPENS: dict[type[W2vcError], Callable[[Path], object]] = {
     errors.UsageError: lambda folder: w2vc.convert(checkpoint("relative_ctc"), folder / "out", head="both"),
     errors.MissingError: lambda folder: w2vc.convert(folder / "none.pt", folder / "out"),
@@ -78,6 +85,7 @@ HAPPENS: dict[type[W2vcError], Callable[[Path], object]] = {
     errors.InconsistentError: contradicting,
     errors.OutputExistsError: taken,
     errors.OutputWriteError: below_a_file,
+    errors.DifferenceError: different,
 }
 
 

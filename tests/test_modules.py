@@ -16,12 +16,17 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in 
 
 ORDER = (
     "version",
+    "terminal",
     "errors",
+    "reference",
+    "verification",
+    "probe_audio",
     "pickle_program",
     "archive",
     "stand_ins",
     "dictionary",
     "checkpoint",
+    "tensor_reader",
     "cfg",
     "cfg_keys",
     "conv_feature_layers",
@@ -39,7 +44,12 @@ ORDER = (
     "acceptance",
     "write",
     "report",
+    "compare_tensors",
+    "compare_files",
+    "compare_outputs",
+    "compare_vocabulary",
     "conversion",
+    "verify",
     "cli",
 )
 """From the end that reads to the end that prints: a module imports earlier ones only."""

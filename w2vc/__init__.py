@@ -11,6 +11,18 @@ from w2vc import errors
 from w2vc.conversion import convert, inspect
 from w2vc.errors import W2vcError
 from w2vc.report import Conversion, Inspection
+from w2vc.verification import Verification
+from w2vc.verify import verify
 from w2vc.version import __version__
 
-__all__ = ["Conversion", "Inspection", "W2vcError", "__version__", "convert", "errors", "inspect"]
+__all__ = [
+    "Conversion",
+    "Inspection",
+    "Verification",
+    "W2vcError",
+    "__version__",
+    "convert",
+    "errors",
+    "inspect",
+    "verify",
+]

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -22,9 +23,11 @@ from w2vc.errors import (
     UsageError,
     W2vcError,
 )
+from w2vc.terminal import printable
 from w2vc.version import __version__
 
 if TYPE_CHECKING:
+    from w2vc.verification import Verification
     from w2vc.write import Watch
 
 BUG = 1
@@ -58,6 +61,12 @@ DictionaryOption = Annotated[
         help="fairseq's dict.txt; not needed if the checkpoint carries it.",
     ),
 ]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "--config_path", metavar="CONFIG_JSON", help="Take values of training and decoding from here."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 EmaOption = Annotated[bool, typer.Option("--ema", help="Take the EMA weights instead of the model's.")]
 
@@ -85,15 +94,11 @@ def convert(
     head: Annotated[str, typer.Option(help="auto, ctc, pretraining, or none for the encoder alone.")] = "auto",
     dtype: Annotated[str, typer.Option(help="Of the weights: float32, float16, bfloat16, or keep.")] = "float32",
     ema: EmaOption = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", "--config_path", metavar="CONFIG_JSON", help="Take values of training and decoding from here."
-        ),
-    ] = None,
+    config: ConfigOption = None,
     card: Annotated[bool, typer.Option("--card/--no-card", help="Write a model card (README.md).")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier conversion.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan everything, write nothing.")] = False,
+    verified: Annotated[bool, typer.Option("--verify", help="Verify the result, as w2vc verify does.")] = False,
     as_json: JsonOption = False,
     checkpoint_path: Annotated[Path | None, typer.Option("--checkpoint_path", hidden=True)] = None,
     dump_folder_path: Annotated[Path | None, typer.Option("--pytorch_dump_folder_path", hidden=True)] = None,
@@ -106,10 +111,14 @@ def convert(
     """
     from w2vc.conversion import convert as run
 
-    with _Progress() as progress:
+    source = _given(checkpoint, checkpoint_path, "CHECKPOINT")
+    target = _given(output, dump_folder_path, "OUTPUT")
+    if verified and dry_run:
+        raise UsageError("--verify and --dry-run are given both", advice="A dry run writes nothing to verify.")
+    with _Progress("Writing") as progress:
         conversion = run(
-            _given(checkpoint, checkpoint_path, "CHECKPOINT"),
-            _given(output, dump_folder_path, "OUTPUT"),
+            source,
+            target,
             dictionary=dictionary,
             head="pretraining" if not_finetuned and head == "auto" else head,
             dtype=dtype,
@@ -120,7 +129,38 @@ def convert(
             dry_run=dry_run,
             watch=progress.watch,
         )
-    _print(conversion.values, conversion.lines, as_json)
+    if not verified:
+        _print(conversion.values(), conversion.lines(), as_json)
+        return
+    verification = _verified(source, target, dictionary, ema, config, None)
+    values = {**conversion.values(), "verification": verification.values()}
+    _print(values, chain(conversion.lines(), verification.lines()), as_json)
+    verification.raise_if_different()
+
+
+@app.command(epilog="Example: w2vc verify checkpoint_best.pt my-model --wav speech.wav")
+def verify(
+    checkpoint: Annotated[Path, typer.Argument(help="The .pt file that fairseq saved.")],
+    output: Annotated[Path, typer.Argument(help="The directory that w2vc convert made.")],
+    dictionary: DictionaryOption = None,
+    ema: EmaOption = False,
+    config: ConfigOption = None,
+    wav: Annotated[Path | None, typer.Option(metavar="FILE", help="A recording, instead of built-in signals.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a converted directory against its checkpoint: every tensor, file, output and symbol."""
+    verification = _verified(checkpoint, output, dictionary, ema, config, wav)
+    _print(verification.values(), verification.lines(), as_json)
+    verification.raise_if_different()
+
+
+def _verified(
+    checkpoint: Path, output: Path, dictionary: Path | None, ema: bool, config: Path | None, wav: Path | None
+) -> Verification:
+    from w2vc.verify import verify as run
+
+    with _Progress("Comparing") as progress:
+        return run(checkpoint, output, dictionary=dictionary, ema=ema, config=config, wav=wav, watch=progress.watch)
 
 
 @app.command(epilog="Example: w2vc inspect checkpoint_best.pt --json")
@@ -135,7 +175,7 @@ def inspect(
     from w2vc.conversion import inspect as run
 
     inspection = run(checkpoint, dictionary=dictionary, ema=ema, tensors=tensors)
-    _print(inspection.values, inspection.lines, as_json)
+    _print(inspection.values(), inspection.lines(), as_json)
 
 
 def _given(argument: Path | None, option: Path | None, name: str) -> Path:
@@ -151,17 +191,14 @@ def _given(argument: Path | None, option: Path | None, name: str) -> Path:
 # Printing
 
 
-def _print(
-    values: Callable[[], dict[str, object]], lines: Callable[[], Iterable[tuple[str, str]]], as_json: bool
-) -> None:
+def _print(values: Mapping[str, object], lines: Iterable[tuple[str, str]], as_json: bool) -> None:
     if as_json:
-        # In ASCII: names come from the file, and needn't even be Unicode.
-        print(json.dumps(values()))
+        print(json.dumps(values, ensure_ascii=False))
     elif sys.stdout.isatty():
-        _print_table(lines())
+        _print_table(lines)
     else:
-        for heading, text in lines():
-            print(f"{heading:<12}{_printable(text)}")
+        for heading, text in lines:
+            print(f"{heading:<12}{text}")
 
 
 def _print_table(lines: Iterable[tuple[str, str]]) -> None:
@@ -171,14 +208,15 @@ def _print_table(lines: Iterable[tuple[str, str]]) -> None:
 
     table = Table.grid(padding=(0, 2))
     for heading, text in lines:
-        table.add_row(Text(heading, style="bold"), Text(_printable(text)))
+        table.add_row(Text(heading, style="bold"), Text(printable(text)))
     Console(highlight=False).print(table)
 
 
 class _Progress:
     """A bar on stderr for work that takes more than a second; nothing where stderr is no terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._started = time.monotonic()
         self._bar: object = None
 
@@ -212,7 +250,7 @@ class _Progress:
                 transient=True,
             )
             self._bar.start()
-            self._bar.add_task("Writing", total=whole)
+            self._bar.add_task(self._what, total=whole)
         self._bar.update(self._bar.task_ids[0], completed=done)
 
 
@@ -264,8 +302,8 @@ def exit_code(error: W2vcError) -> int:
 
 def _complain(problem: str, advice: str) -> None:
     one_line = " ".join(problem.split())
-    print(f"w2vc: {_printable(one_line)}", file=sys.stderr)
-    print(f"      {_printable(advice)}", file=sys.stderr)
+    print(f"w2vc: {printable(one_line)}", file=sys.stderr)
+    print(f"      {printable(advice)}", file=sys.stderr)
 
 
 _MOST_PROBLEMS = 20
@@ -281,8 +319,3 @@ def _listed(problems: Sequence[str]) -> str:
 
 def _shortened(problem: str) -> str:
     return problem if len(problem) <= _LONGEST_PROBLEM else problem[: _LONGEST_PROBLEM - 3] + "..."
-
-
-def _printable(text: str) -> str:
-    """Without control characters: names come from the file, and could steer a terminal."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -13,7 +13,6 @@ from w2vc.plan import Plan
 from w2vc.verification import Finding
 from w2vc.write import WEIGHTS
 
-_MODEL_CARD = "README.md"
 # What transformers' loaders look for; anything else in the directory changes nothing.
 _LOADED_SUFFIXES = (".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors")
 _MOST_BYTES = 64 * 2**20
@@ -41,11 +40,13 @@ def read_json(path: Path) -> Mapping[str, object]:
 
 
 def compare_files(plan: Plan, output: Path) -> list[Finding]:
-    """Every difference between the plan's small files and the directory's, and files too few or too many."""
+    """Every difference between the plan's small files and the directory's, and files too few or too many.
+
+    The plan has to be one without a model card: that is for people, who may change it.
+    """
     findings: list[Finding] = []
     for name, contents in plan.files.items():
-        if name != _MODEL_CARD:
-            findings += _compared(output / name, json.loads(contents))
+        findings += _compared(output / name, json.loads(contents))
     if not (output / WEIGHTS).is_file():
         findings.append(Finding("files", WEIGHTS, "the weights", "no such file"))
     return [*findings, *_extra(plan, output)]

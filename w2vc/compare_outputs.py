@@ -215,7 +215,7 @@ def reference_cfg(checkpoint: Checkpoint, architecture: Architecture) -> dict[st
 
 def compare_outputs(
     model: Any, reference: Callable[[Pass], ReferenceOutputs], runs: list[Pass], plan: Plan
-) -> Compared:
+) -> Compared | Finding:
     """Runs both models and compares every stage, frame by frame, the padded ones included.
 
     Args:
@@ -223,13 +223,20 @@ def compare_outputs(
         reference: fairseq's forward of one pass.
         runs: what to feed both with.
         plan: names the head and the weights' dtype.
+
+    Returns:
+        What came of it; a finding where transformers' model can't run.
     """
     errors: dict[str, float] = {}
     ids = []
     near_ties = 0
     for run in runs:
         outputs = reference(run)
-        expected, found = _reference_stages(outputs, plan), _model_stages(model, run)
+        expected = _reference_stages(outputs, plan)
+        try:
+            found = _model_stages(model, run)
+        except Exception as error:  # a changed config can make a model that can't run
+            return failure("outputs", plan.model_class, "outputs", error)
         near_ties += _leave_out_near_ties(expected, found, outputs)
         for name, values in expected.items():
             errors[name] = max(errors.get(name, 0.0), relative_error(found.get(name), values))
@@ -326,13 +333,14 @@ def _leave_out_near_ties(expected: dict[str, Tensor], found: dict[str, Tensor], 
     """Takes the frames out of the quantised states in which a rounding decided for another entry; says how many."""
     scores, indices = found.pop("codebook_scores", None), outputs.codevector_indices
     name = "projected_quantized_states"
-    if scores is None or indices is None or name not in expected or name not in found:
+    if scores is None or indices is None or name not in expected or found[name].shape != expected[name].shape:
+        return 0
+    scores = scores.reshape(*indices.shape[:2], -1)
+    if scores.size(-1) % indices.size(-1):
         return 0
     scores = scores.reshape(*indices.shape, -1)
     decided = ((scores.argmax(-1) != indices) & _is_near_tie(scores)).any(-1)
-    expected[name] = expected[name][~decided]
-    if found[name].shape[:2] == decided.shape:
-        found[name] = found[name][~decided]
+    expected[name], found[name] = expected[name][~decided], found[name][~decided]
     return int(decided.sum())
 
 

@@ -7,7 +7,7 @@ instead.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,14 +20,12 @@ from w2vc.plan import FirstRow, Make, Move, Plan
 from w2vc.safetensors_file import DTYPE_CODES, read_header
 from w2vc.tensor_reader import PIECE_ELEMENTS, is_damaged, read_exactly, same_bytes, source_pieces
 from w2vc.verification import Finding
+from w2vc.write import Watch
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
-
-Watch = Callable[[int, int], None]
-"""Told how many of how many bytes are done."""
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def _read_with_soundfile(path: Path) -> tuple[Tensor, int, bool]:
     import torch
 
     try:
-        import soundfile  # type: ignore[import-untyped]  # it has no types
+        import soundfile
     except (ImportError, OSError) as error:  # OSError: it is there, but the library below it isn't
         raise UsageError(
             f"{path} is no 16-bit PCM wav, and soundfile, which reads other audio, isn't installed",

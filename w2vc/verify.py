@@ -32,11 +32,11 @@ from w2vc.compare_outputs import (
     relative_error,
     written_dtypes,
 )
-from w2vc.compare_tensors import Entry, Watch, compare_tensors, entries
+from w2vc.compare_tensors import Entry, compare_tensors, entries
 from w2vc.compare_vocabulary import compare_vocabulary, greedy_transcript
 from w2vc.conversion import AnyPath, Options, prepare
 from w2vc.dictionary import Dictionary
-from w2vc.errors import UsageError, W2vcError
+from w2vc.errors import UsageError
 from w2vc.names import TARGET_PREFIX
 from w2vc.plan import Plan
 from w2vc.probe_audio import ProbeAudio, built_in, read_recording
@@ -44,7 +44,7 @@ from w2vc.report import is_exact
 from w2vc.safetensors_file import DTYPE_CODES
 from w2vc.target import MODEL_CLASSES
 from w2vc.verification import Finding, Stage, Transcript, Verification
-from w2vc.write import WEIGHTS
+from w2vc.write import WEIGHTS, Watch
 
 if TYPE_CHECKING:
     from w2vc.reference import ReferenceOutputs
@@ -57,6 +57,7 @@ def verify(
     dictionary: AnyPath | None = None,
     head: str = "auto",
     ema: bool = False,
+    config: AnyPath | None = None,
     wav: AnyPath | None = None,
     watch: Watch | None = None,
 ) -> Verification:
@@ -71,6 +72,7 @@ def verify(
         dictionary: as for ``convert``.
         head: the head that was converted with; ``auto`` takes it from the output's ``config.json``.
         ema: the EMA weights were converted.
+        config: the ``config.json`` that was given to ``convert``, if one was.
         wav: a recording to feed both models with instead of the built-in signal.
         watch: called with (bytes done, bytes in all) while tensors are compared.
 
@@ -90,6 +92,8 @@ def verify(
         head=_head(directory, found) if head == "auto" else head,
         dtype=_dtype(found),
         ema=ema,
+        config=None if config is None else Path(config),
+        card=False,
     )
     read, plan, words = prepare(Path(checkpoint), options)
     architecture = describe(read)
@@ -217,13 +221,10 @@ def _compare_outputs(model: Any, case: _Case, gathered: _Gathered) -> Compared |
         reference = _reference(file.fileno(), case, written_dtypes(case.plan))
         if not is_exact(case.plan):
             gathered.notes.append(_rounding(reference, _reference(file.fileno(), case, {}), runs[0], case.plan))
-        try:
-            compared = compare_outputs(model, reference, runs, case.plan)
-        except W2vcError:
-            raise
-        except Exception as error:  # a changed config can make a model that can't run
-            gathered.findings.append(failure("outputs", case.plan.model_class, "outputs", error))
-            return None
+        compared = compare_outputs(model, reference, runs, case.plan)
+    if isinstance(compared, Finding):
+        gathered.findings.append(compared)
+        return None
     gathered.stages = compared.stages
     gathered.findings += output_findings(compared.stages)
     if compared.near_ties:
