@@ -79,7 +79,7 @@ class _Reader(pickle.Unpickler):
 
 def read(program: bytes) -> dict[str, Any]:
     """What a checkpoint's ``data.pkl`` builds, in inert objects."""
-    saved = _Reader(io.BytesIO(program)).load()  # noqa: S301 - a fixture of ours, and no class is ever imported
+    saved = _Reader(io.BytesIO(program)).load()
     assert isinstance(saved, dict)
     return saved
 

@@ -57,13 +57,13 @@ class Run:
 
 
 class Sandbox:
-    """Starts runs; one at a time."""
+    """Starts runs, one at a time, that may write below ``folder`` and nowhere else."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         environment = {**os.environ, SECRET_NAME: SECRET, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
         environment["PYTHONDONTWRITEBYTECODE"] = "1"
-        self._process = subprocess.Popen(  # noqa: S603 - ours
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.sandbox"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -81,7 +81,7 @@ class Sandbox:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        request = {"arguments": arguments, "act": act, "seconds": seconds, "folder": str(self._folder)}
+        request = {"arguments": arguments, "act": act, "seconds": seconds, "folder": str(self.folder)}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
@@ -117,10 +117,10 @@ _NEVER = (
 )
 # What changes the file system, and which of its arguments are paths.
 _CHANGES = {
-    **{name: (0,) for name in ("os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.chown", "os.utime")},
-    **{name: (0, 1) for name in ("os.rename", "os.link", "os.symlink")},
-    **{name: (0,) for name in ("shutil.rmtree", "os.chdir", "os.setxattr", "os.removexattr", "os.mkfifo", "os.mknod")},
-    **{name: (0, 1) for name in ("shutil.copyfile", "shutil.move", "shutil.copytree")},
+    **dict.fromkeys(("os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.chown", "os.utime"), (0,)),
+    **dict.fromkeys(("os.rename", "os.link", "os.symlink"), (0, 1)),
+    **dict.fromkeys(("shutil.rmtree", "os.chdir", "os.setxattr", "os.removexattr", "os.mkfifo", "os.mknod"), (0,)),
+    **dict.fromkeys(("shutil.copyfile", "shutil.move", "shutil.copytree"), (0, 1)),
 }
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -153,7 +153,7 @@ class _Watch:
         if event.startswith(_NEVER):
             return str(arguments)
         if event == "open":
-            return self.of_open(*arguments)
+            return self.of_open(arguments[0], arguments[2])
         if event in _CHANGES:
             outside = [arguments[place] for place in _CHANGES[event] if not self.may_change(arguments[place])]
             return str(outside) if outside else ""
@@ -167,7 +167,7 @@ class _Watch:
             return "" if "importlib" in sys._getframe(2).f_code.co_filename else "code"
         return ""
 
-    def of_open(self, path: object, mode: object, flags: object) -> str:
+    def of_open(self, path: object, flags: object) -> str:
         writes = isinstance(flags, int) and flags & _WRITING
         return str(path) if writes and isinstance(path, (str, bytes)) and not self.may_change(path) else ""
 
@@ -175,7 +175,7 @@ class _Watch:
         if isinstance(path, int):  # a descriptor that was opened before, and looked at then
             return True
         real = os.path.realpath(os.fsdecode(str(path) if not isinstance(path, bytes) else path))
-        return real == os.devnull or real.startswith(self.folder + os.sep)
+        return real in (os.devnull, self.folder) or real.startswith(self.folder + os.sep)
 
     def of_exec(self, code: object) -> str:
         name = code.co_filename if isinstance(code, CodeType) else repr(code)
@@ -206,8 +206,6 @@ def _import_everything() -> None:
     import torch
     import torch.utils.serialization  # imported by torch.load
 
-    import w2vc.cli
-    import w2vc.conversion
     from w2vc.acceptance import load_classes
 
     load_classes(with_tokenizer=True)
@@ -220,7 +218,8 @@ def _import_everything() -> None:
 def _serve() -> None:
     _import_everything()
     for line in sys.stdin:
-        print(json.dumps(_forked(**json.loads(line))), flush=True)
+        sys.stdout.write(json.dumps(_forked(**json.loads(line))) + "\n")
+        sys.stdout.flush()
 
 
 def _forked(arguments: list[str], act: str, seconds: float, folder: str) -> dict[str, Any]:
@@ -279,7 +278,7 @@ def _be_the_child(arguments: list[str], act: str, folder: str, report: int, out:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115, PTH123 - for as long as the process lives
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process lives
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
         resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -288,7 +287,7 @@ def _be_the_child(arguments: list[str], act: str, folder: str, report: int, out:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         sys.addaudithook(watch)
         code = run(arguments)
-    except BaseException:  # noqa: BLE001 - the process ends here
+    except BaseException:
         traceback.print_exc()
         code = 1
     finally:

@@ -48,8 +48,14 @@ ORDER = (
     "compare_files",
     "compare_outputs",
     "compare_vocabulary",
+    "batch_record",
     "conversion",
     "verify",
+    "batch_jobs",
+    "batch_work",
+    "batch_pool",
+    "batch",
+    "batch_command",
     "cli",
 )
 """From the end that reads to the end that prints: a module imports earlier ones only."""
@@ -104,7 +110,7 @@ def test_the_reference_shares_no_code_with_what_it_checks(module: str) -> None:
 
 def test_only_the_command_line_prints_or_exits() -> None:
     for module in MODULES:
-        if module == "cli":
+        if module in ("cli", "batch_command"):
             continue
         tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
         called = {

@@ -8,6 +8,7 @@ Importing this package imports neither torch nor transformers.
 """
 
 from w2vc import errors
+from w2vc.batch import BatchSummary, batch
 from w2vc.conversion import convert, inspect
 from w2vc.errors import W2vcError
 from w2vc.report import Conversion, Inspection
@@ -16,11 +17,13 @@ from w2vc.verify import verify
 from w2vc.version import __version__
 
 __all__ = [
+    "BatchSummary",
     "Conversion",
     "Inspection",
     "Verification",
     "W2vcError",
     "__version__",
+    "batch",
     "convert",
     "errors",
     "inspect",

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 7
 
+_CONNECT_SECONDS = 10
+
 EXAMPLE = "Example: w2vc batch checkpoints/ --output models/ --dict dict.ltr.txt --report report.jsonl"
 
 
@@ -102,7 +104,9 @@ def _executor(address: str | None) -> Iterator[Executor | None]:
     except ImportError as error:
         raise UsageError("--dask needs the package distributed", advice='pip install "w2vc[dask]"') from error
     try:
-        client = distributed.Client(address, set_as_default=False)
+        # A client whose address is no good holds its process up for a minute when it is discarded.
+        distributed.comm.get_address_host_port(address)
+        client = distributed.Client(address, set_as_default=False, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"there is no Dask scheduler at {address}: {error}", advice="Give an address such as tcp://HOST:8786."

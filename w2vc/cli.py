@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from w2vc.batch_command import EXAMPLE as BATCH_EXAMPLE
+from w2vc.batch_command import batch
 from w2vc.errors import (
     DifferenceError,
     OutputError,
@@ -178,6 +180,9 @@ def inspect(
     _print(inspection.values(), inspection.lines(), as_json)
 
 
+app.command(epilog=BATCH_EXAMPLE)(batch)
+
+
 def _given(argument: Path | None, option: Path | None, name: str) -> Path:
     if argument is not None and option is not None:
         raise UsageError(f"{name} is given twice: {argument} and {option}", advice="Give it once.")
@@ -270,6 +275,9 @@ def _terminated(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+_INTERRUPTED = ("interrupted", "Nothing was left behind; run the same command again.")
+
+
 def _run() -> int:
     try:
         result = app(standalone_mode=False)
@@ -277,7 +285,7 @@ def _run() -> int:
         _complain(_listed(error.problems), error.advice)
         return exit_code(error)
     except KeyboardInterrupt:
-        _complain("interrupted", "Nothing was left behind; run the same command again.")
+        _complain(*_INTERRUPTED)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output has enough of it (head, less): no reason to complain.
@@ -292,6 +300,8 @@ def _run() -> int:
             return USAGE
         _complain(error.format_message(), f"Try: {getattr(context, 'command_path', 'w2vc')} --help")
         return USAGE
+    if result == INTERRUPTED:  # typer's own word for Ctrl-C
+        _complain(*_INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 from w2vc.architecture import Architecture, describe
+from w2vc.batch_record import Record, make_record
 from w2vc.checkpoint import Checkpoint, read_checkpoint
 from w2vc.config_overrides import read_config
 from w2vc.dictionary import Dictionary, agreed, dictionary_beside, dictionary_file, read_dictionary
@@ -16,7 +17,6 @@ from w2vc.model_card import model_card
 from w2vc.output_directory import check_free
 from w2vc.plan import Dtype, Plan, chosen_head, make_plan
 from w2vc.report import Conversion, Inspection, Refused
-from w2vc.version import __version__
 from w2vc.write import Watch, write
 
 AnyPath = str | PathLike[str]
@@ -85,11 +85,10 @@ def convert(
     started = time.monotonic()
     if not dry_run:
         check_free(Path(output), force=force)
-    read, plan, words = prepare(Path(checkpoint), options)
+    read, plan, words, record = prepare(Path(checkpoint), options)
     written = None
     if not dry_run:
-        metadata = {"converted_by": f"w2vc {__version__}", "source_fingerprint": read.archive.fingerprint}
-        written = write(read, plan, Path(output), metadata=metadata, force=force, watch=watch)
+        written = write(read, plan, Path(output), metadata=record.metadata(), force=force, watch=watch)
     return Conversion(
         checkpoint=read.path,
         fingerprint=read.archive.fingerprint,
@@ -101,7 +100,7 @@ def convert(
     )
 
 
-def prepare(path: Path, options: Options) -> tuple[Checkpoint, Plan, Dictionary | None]:
+def prepare(path: Path, options: Options) -> tuple[Checkpoint, Plan, Dictionary | None, Record]:
     """Everything before the first byte is written: reads, describes and plans."""
     if options.dtype not in _DTYPES:
         raise UsageError(f"--dtype is {options.dtype}", advice=f"Give one of {', '.join(_DTYPES)}.")
@@ -114,7 +113,17 @@ def prepare(path: Path, options: Options) -> tuple[Checkpoint, Plan, Dictionary 
     plan = make_plan(checkpoint, architecture, dictionary, head, dtype, given)
     if options.card:
         plan = replace(plan, files={**plan.files, "README.md": model_card(checkpoint, architecture, plan)})
-    return checkpoint, plan, dictionary
+    record = make_record(
+        checkpoint.archive.fingerprint,
+        head=plan.head,
+        dtype=options.dtype,
+        ema=options.ema,
+        overrides=given,
+        labels=architecture.labels,
+        dictionary=dictionary,
+        files=plan.files,
+    )
+    return checkpoint, plan, dictionary, record
 
 
 def _path(given: AnyPath | None) -> Path | None:

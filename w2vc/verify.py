@@ -95,7 +95,7 @@ def verify(
         config=None if config is None else Path(config),
         card=False,
     )
-    read, plan, words = prepare(Path(checkpoint), options)
+    read, plan, words, _record = prepare(Path(checkpoint), options)
     architecture = describe(read)
     audio = _audio(wav, architecture.sample_rate)
     gathered = _Gathered()
