@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 
-# How many bytes of a tensor are cast at a time.
-_PIECE = 2**20
+# How many bytes of a tensor are cast at a time: as many as torch casts without waking threads that the checks keep busy.
+_PIECE = 2**17
 
 Watch = Callable[[int, int], None]
 """Told how many of how many bytes are done."""
@@ -195,7 +195,7 @@ def _as_bytes(values: torch.Tensor) -> bytes:
 
 
 def _rows(source: int, tensor: SourceTensor) -> Iterator[torch.Tensor]:
-    """A tensor along its first axis, in pieces of about a mebibyte each (one row at least)."""
+    """A tensor along its first axis, in pieces of up to ``_PIECE`` bytes (one row at least)."""
     import torch
 
     dtype = getattr(torch, tensor.dtype)
