@@ -198,12 +198,13 @@ def _given(argument: Path | None, option: Path | None, name: str) -> Path:
 
 def _print(values: Mapping[str, object], lines: Iterable[tuple[str, str]], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(values, ensure_ascii=False))
+        # In ASCII: names come from the file, and needn't even be Unicode.
+        print(json.dumps(values))
     elif sys.stdout.isatty():
         _print_table(lines)
     else:
         for heading, text in lines:
-            print(f"{heading:<12}{text}")
+            print(f"{heading:<12}{printable(text)}")
 
 
 def _print_table(lines: Iterable[tuple[str, str]]) -> None:
