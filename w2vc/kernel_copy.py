@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from w2vc.errors import DamagedError
 
 # One system call's share: what lies between two looks at the clock, or at a signal.
 _KERNEL_PIECE = 2**25
 _PIECE = 2**20
+# Seconds. A disk is kept busy, and a conversion that is over sooner doesn't pay for the thread's work.
+_BETWEEN_WRITE_BACKS = 0.1
 _GET_AGAIN = "Download or copy the checkpoint again and compare its checksum."
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
@@ -33,7 +36,6 @@ def copy_range(source: int, start: int, target: int, place: int, count: int) -> 
         done = _copy_piece(source, start, target, place, min(count, _KERNEL_PIECE))
         if done == 0:
             raise ended_early()
-        start_writing_back(target, place, done)
         start, place, count = start + done, place + done, count - done
         yield done
 
@@ -90,15 +92,24 @@ def ended_early() -> DamagedError:
     return DamagedError("the checkpoint ends before its last tensor", advice=_GET_AGAIN)
 
 
-_SYNC_FILE_RANGE_WRITE = 2
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+@contextmanager
+def written_back_meanwhile(target: int) -> Iterator[None]:
+    """Has what is written in the block go to the disk while more is written, so that no long wait is left at the end.
 
-
-def start_writing_back(target: int, place: int, count: int) -> None:
-    """Tells the system to begin writing a range to the disk, without waiting for it.
-
-    Otherwise all of it waits for the fsync at the end. A wish: where there is no such call, or it fails, nothing is
-    lost but time.
+    Args:
+        target: file descriptor of the file that is written.
     """
-    if _sync_file_range is not None:
-        _sync_file_range(target, ctypes.c_int64(place), ctypes.c_int64(count), _SYNC_FILE_RANGE_WRITE)
+    done = threading.Event()
+
+    def write_back() -> None:
+        while not done.wait(_BETWEEN_WRITE_BACKS):
+            with suppress(OSError):  # the fsync before the rename reports it
+                os.fdatasync(target)
+
+    thread = threading.Thread(target=write_back, name="write back", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -6,6 +6,7 @@ values looked at; transformers' own classes, slow to import, load meanwhile.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from w2vc.acceptance import accept, load_classes
 from w2vc.archive import open_checkpoint
 from w2vc.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor, identity_of
 from w2vc.errors import DamagedError, InconsistentError
-from w2vc.kernel_copy import copy_range, read_into, reserve, write_at
+from w2vc.kernel_copy import copy_range, read_into, reserve, write_at, written_back_meanwhile
 from w2vc.output_directory import output_directory
 from w2vc.plan import FirstRow, Make, Move, Plan, different
 from w2vc.record_check import RecordCheck
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 
-# How many bytes of a tensor are cast at a time: as many as torch casts without waking threads that the checks keep busy.
+# How many bytes of a tensor are cast at a time: no more than torch casts without waking its other threads.
 _PIECE = 2**17
 
 Watch = Callable[[int, int], None]
@@ -76,7 +77,7 @@ def write(
     """
     names_and_shapes = ((tensor.target, tensor.dtype, tensor.shape) for tensor in plan.tensors)
     places = layout(names_and_shapes, {**metadata, "format": "pt"})
-    with output_directory(output, force=force) as building, ThreadPoolExecutor(2) as threads:
+    with output_directory(output, force=force) as building, _quick_turns(), ThreadPoolExecutor(2) as threads:
         classes = threads.submit(load_classes, with_tokenizer=plan.vocabulary is not None)
         with open_checkpoint(checkpoint.path) as file, _unchanged(file.fileno(), checkpoint):
             check = RecordCheck.of(checkpoint, plan)
@@ -92,6 +93,21 @@ def write(
         accept(classes.result(), plan, building)
     size = places.size + sum(map(len, plan.files.values()))
     return Written(size, not_finite, check.compared)
+
+
+@contextmanager
+def _quick_turns() -> Iterator[None]:
+    """Lets the thread that copies have its turn at once between two system calls.
+
+    The import beside it holds the interpreter; at five milliseconds for each of a thousand tensors the copying would
+    wait for seconds.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextmanager
@@ -118,7 +134,7 @@ def _write_file(path: Path, contents: bytes) -> None:
 def _write_weights(
     source: int, plan: Plan, places: Layout, path: Path, watch: Watch | None, check: RecordCheck
 ) -> None:
-    with path.open("xb", buffering=0) as file:
+    with path.open("xb", buffering=0) as file, written_back_meanwhile(file.fileno()):
         target = file.fileno()
         reserve(target, places.size)
         write_at(target, places.header, 0)

@@ -15,7 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tests.bench.measure import Measurement, interleaved, measured, medians, say, settle
+from tests.bench.measure import Measurement, bring_into_cache, interleaved, measured, medians, say, settle
 
 CHECKPOINT = "relative_half_gigabyte"
 BOUND = 0.7
@@ -36,21 +36,13 @@ def prepare(folder: Path, count: int) -> Path:
     return inputs
 
 
-def bring_into_cache(folder: Path) -> None:
-    """Reads every file."""
-    piece = bytearray(2**22)
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb", buffering=0) as file:
-                while file.readinto(piece):
-                    pass
-
-
 def measure(words: tuple[object, ...], source: Path, target: Path) -> Measurement:
     """Runs a command that reads one folder and makes another."""
     shutil.rmtree(target, ignore_errors=True)
     settle()
-    bring_into_cache(source)
+    for path in source.rglob("*"):
+        if path.is_file():
+            bring_into_cache(path)
     return measured(words)
 
 

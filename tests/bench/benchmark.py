@@ -5,9 +5,10 @@
 Prints tables in Markdown: what each command cost, how conversion grows with the model, and the targets with PASS or
 FAIL. FOLDER needs 25 GB; the checkpoints are made there first and kept for the next time (``make_checkpoints.py``).
 Figures of one run on one machine are comparable: commands take turns, each figure is the median of N rounds, what the
-last command wrote is deleted or on the disk before the next one starts, and sources are in the page cache (the machine
-needs 16 GB for that). ``convert, cold`` is one conversion whose source was dropped from the page cache before; how much
-of the source is in the cache behind it is what was read from the disk (``fincore`` of util-linux counts it).
+last command wrote is deleted or on the disk before the next one starts, and what it reads is brought into the page
+cache just before (the machine needs 8 GB for that). ``convert, cold`` is one conversion whose source was dropped from
+the page cache before; how much of the source is in the cache behind it is what was read from the disk (``fincore`` of
+util-linux counts it).
 
 ``--old-script`` takes the Python of an environment that has fairseq 0.12.2, torch 1.13.1 and transformers 4.44.2, and
 needs 24 GB of memory. It runs once, behind all others.
@@ -29,7 +30,17 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.bench.measure import Measurement, cached, forget, interleaved, measured, medians, say, settle
+from tests.bench.measure import (
+    Measurement,
+    bring_into_cache,
+    cached,
+    forget,
+    interleaved,
+    measured,
+    medians,
+    say,
+    settle,
+)
 
 IMPORTS = """
 import torch
@@ -50,19 +61,23 @@ class Command:
     Attributes:
         words: the command.
         leaves: what it writes, which is deleted before and after.
-        without_cache: a file that is dropped from the page cache before.
+        reads: a file that it reads.
+        first: how many bytes of that are brought into the page cache before; with 0 the file is dropped from it.
     """
 
     words: tuple[object, ...]
     leaves: Path | None = None
-    without_cache: Path | None = None
+    reads: Path | None = None
+    first: int = 0
 
     def measure(self) -> Measurement:
         """Runs it from the same state each time."""
         self._delete()
         settle()
-        if self.without_cache is not None:
-            forget(self.without_cache)
+        if self.reads is not None and self.first:
+            bring_into_cache(self.reads, self.first)
+        elif self.reads is not None:
+            forget(self.reads)
         measurement = measured(self.words)
         self._delete()
         return measurement
@@ -101,15 +116,20 @@ class Place:
         """A conversion in a fresh process, through the command line."""
         source = self.checkpoint(name)
         words = (sys.executable, "-m", "w2vc", "convert", source, self.output, *options)
-        return Command(words, self.output, source if without_cache else None)
+        return Command(words, self.output, source, 0 if without_cache else self.needed(name))
+
+    def needed(self, name: str) -> int:
+        """How much of a checkpoint's beginning a conversion needs: the model lies before the optimizer's state."""
+        return self.model_bytes(name) + 2**21
 
     def copy(self, name: str, *, synced: bool = False) -> Command:
         """``cp`` of the weights."""
+        weights = self.converted(name) / WEIGHTS
         if synced:
             # w2vc syncs what it wrote, too.
             script = ("sh", "-c", 'cp "$0" "$1" && sync "$1"')
-            return Command((*script, self.converted(name) / WEIGHTS, self.output), self.output)
-        return Command(("cp", self.converted(name) / WEIGHTS, self.output), self.output)
+            return Command((*script, weights, self.output), self.output, weights, self.model_bytes(name))
+        return Command(("cp", weights, self.output), self.output, weights, self.model_bytes(name))
 
     def old_script(self, python: str, name: str) -> Command:
         """The old script, which wants to be told of the model's sizes, and a folder that is there."""
@@ -126,7 +146,10 @@ def commands(place: Place) -> dict[str, Command]:
         "cp, sync": place.copy(LARGE, synced=True),
         "convert": place.convert(LARGE),
         "phases": Command(
-            (sys.executable, "-m", "tests.bench.phases", place.checkpoint(LARGE), place.output), place.output
+            (sys.executable, "-m", "tests.bench.phases", place.checkpoint(LARGE), place.output),
+            place.output,
+            place.checkpoint(LARGE),
+            place.needed(LARGE),
         ),
         "convert --dtype keep": place.convert(LARGE, "--dtype", "keep"),
         "convert --dtype bfloat16": place.convert(LARGE, "--dtype", "bfloat16"),
@@ -144,7 +167,7 @@ def prepare(place: Place) -> None:
     maker = (sys.executable, "-m", "tests.bench.make_checkpoints", place.folder)
     measured((*maker, LARGE, HALF, SMALL))
     measured((*maker, CTC.removesuffix("_model_only"), "--model-only"))
-    for name in (LARGE, HALF, SMALL):
+    for name in (LARGE, HALF, SMALL, CTC):
         measured((sys.executable, "-m", "w2vc", "convert", place.checkpoint(name), place.converted(name), "--force"))
 
 

@@ -143,6 +143,15 @@ def forget(path: Path) -> None:
         os.close(descriptor)
 
 
+def bring_into_cache(path: Path, count: int | None = None) -> None:
+    """Reads a file's first ``count`` bytes, or all: the kernel may have dropped some of them in the meantime."""
+    left = path.stat().st_size if count is None else count
+    piece = bytearray(2**22)
+    with path.open("rb", buffering=0) as file:
+        while left > 0 and (taken := file.readinto(memoryview(piece)[:left])):
+            left -= taken
+
+
 def cached(path: Path) -> int:
     """How many bytes of a file are in the page cache."""
     return int(measured(("fincore", "--bytes", "--noheadings", "--output", "RES", path)).output)
