@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
@@ -136,12 +136,15 @@ class Checkpoint:
         return name if isinstance(name, str) and name.isidentifier() else "unnamed"
 
 
-def read_checkpoint(path: Path, *, ema: bool = False) -> Checkpoint:
+def read_checkpoint(
+    path: Path, *, ema: bool = False, passed: Callable[[BinaryIO, Archive], None] | None = None
+) -> Checkpoint:
     """Reads everything of a checkpoint but its tensors' bytes.
 
     Args:
         path: the file; its name decides nothing.
         ema: take the EMA weights instead of the model's.
+        passed: called when the gate has let the file pass, before torch is imported.
 
     Raises:
         UnreadableError: missing, of another kind, damaged, or unsafe.
@@ -151,6 +154,8 @@ def read_checkpoint(path: Path, *, ema: bool = False) -> Checkpoint:
     with open_checkpoint(path) as file:
         archive = examine(file, path)
         identity = identity_of(file.fileno())
+        if passed is not None:
+            passed(file, archive)
         saved = _load(file, archive)
     return _checkpoint(archive, identity, saved, ema=ema)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -16,6 +19,7 @@ from w2vc.errors import RefusedError, UsageError
 from w2vc.model_card import model_card
 from w2vc.output_directory import check_free
 from w2vc.plan import Dtype, Plan, chosen_head, make_plan
+from w2vc.record_check import RecordCheck
 from w2vc.report import Conversion, Inspection, Refused
 from w2vc.write import Watch, write
 
@@ -85,10 +89,11 @@ def convert(
     started = time.monotonic()
     if not dry_run:
         check_free(Path(output), force=force)
-    read, plan, words, record = prepare(Path(checkpoint), options)
-    written = None
-    if not dry_run:
-        written = write(read, plan, Path(output), metadata=record.metadata(), force=force, watch=watch)
+    with RecordCheck() as check, _quick_turns():
+        read, plan, words, record = prepare(Path(checkpoint), options, None if dry_run or ema else check)
+        written = None
+        if not dry_run:
+            written = write(read, plan, Path(output), check=check, metadata=record.metadata(), force=force, watch=watch)
     return Conversion(
         checkpoint=read.path,
         fingerprint=read.archive.fingerprint,
@@ -100,11 +105,34 @@ def convert(
     )
 
 
-def prepare(path: Path, options: Options) -> tuple[Checkpoint, Plan, Dictionary | None, Record]:
-    """Everything before the first byte is written: reads, describes and plans."""
+@contextmanager
+def _quick_turns() -> Iterator[None]:
+    """Lets threads that copy and check have their turn at once between two system calls.
+
+    An import beside them holds the interpreter; at five milliseconds for each of a thousand tensors they would wait for
+    seconds.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(5e-4)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def prepare(
+    path: Path, options: Options, check: RecordCheck | None = None
+) -> tuple[Checkpoint, Plan, Dictionary | None, Record]:
+    """Everything before the first byte is written: reads, describes and plans.
+
+    Args:
+        path: the checkpoint.
+        options: how to convert.
+        check: begun as soon as the gate has let the file pass, so that it works while torch is imported.
+    """
     if options.dtype not in _DTYPES:
         raise UsageError(f"--dtype is {options.dtype}", advice=f"Give one of {', '.join(_DTYPES)}.")
-    checkpoint = read_checkpoint(path, ema=options.ema)
+    checkpoint = read_checkpoint(path, ema=options.ema, passed=None if check is None else check.begin)
     architecture = describe(checkpoint)
     head = chosen_head(architecture, options.head)
     dictionary = find_dictionary(checkpoint, architecture, options.dictionary) if head == "ctc" else None

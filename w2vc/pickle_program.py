@@ -122,11 +122,13 @@ class PickleProgram:
         size: bytes, from the first opcode to STOP.
         globals: how each global is used, by ``module.name``.
         storages: each storage once, in the order of first appearance.
+        model_storages: those that lie under the key ``model``; empty where the program builds no dict with that key.
     """
 
     size: int
     globals: Mapping[str, GlobalUse]
     storages: tuple[StorageUse, ...]
+    model_storages: tuple[StorageUse, ...] = ()
 
 
 # Bytes per element; torch/storage.py, _dtype_to_storage_type_map. An UntypedStorage counts bytes.
@@ -863,7 +865,7 @@ class _Walk:
         if known != replace(storage, view=known.view):
             self.damaged(f"names the storage {storage.key!r} with two types, lengths or places")
         self.charge(TENSOR_BYTES)
-        self.node("storage", (storage.numel if storage.view is None else storage.view[2],))
+        self.node("storage", (storage.numel if storage.view is None else storage.view[2],), storage.key)
 
     def storage(self, fields: Sequence[Any]) -> StorageUse | None:
         if len(fields) != (6 if self.legacy else 5) or fields[0] != "storage":
@@ -1063,8 +1065,27 @@ def read_next_program(source: PickleSource, *, legacy: bool) -> PickleProgram:
         DamagedError: it is no pickle, or not one that torch.save writes.
         UnsafeError: it names code, or would take memory or time without bound.
     """
-    walk, _root = _walk(source, legacy=legacy)
-    return PickleProgram(source.position - walk.start, dict(walk.globals), tuple(walk.storages.values()))
+    walk, root = _walk(source, legacy=legacy)
+    model = tuple(walk.storages[key] for key in _storages_under(root, "model"))
+    return PickleProgram(source.position - walk.start, dict(walk.globals), tuple(walk.storages.values()), model)
+
+
+def _storages_under(root: object, wanted: str) -> Sequence[str]:
+    """The keys of the storages that a dict's value holds, in the order of first appearance."""
+    if not isinstance(root, _Node) or root.kind != "dict":
+        return ()
+    left = [value for key, value in zip(root.items[::2], root.items[1::2], strict=True) if key == wanted]
+    keys: dict[str, None] = {}
+    seen: set[int] = set()
+    while left:
+        node = left.pop()
+        if not isinstance(node, _Node) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.kind == "storage":
+            keys.setdefault(node.name)
+        left.extend(reversed(node.items))
+    return tuple(keys)
 
 
 def read_program(data: bytes, what: str) -> PickleProgram:

@@ -1,25 +1,33 @@
 """Checks beside the copying: each record's CRC-32 against the zip's, and whether its values are finite.
 
-The copying keeps one core busy, this another; when the copying is done, both go on here. The bytes are read a second
-time, from the page cache that the copying fills.
+The copying keeps one core busy, this another; when the copying is done, both go on here. The bytes are read twice, the
+second time from the page cache.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from typing import BinaryIO
 
-from w2vc.archive import Record
+from w2vc.archive import Archive, Record
 from w2vc.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor
 from w2vc.errors import DamagedError
 from w2vc.kernel_copy import read_into
 from w2vc.plan import Plan
 
-# Large enough that calls cost nothing, small enough that a core's cache keeps a piece from one use to the next.
-_PIECE = 2**20
+# Each call waits for its turn with the interpreter while something is imported: few calls, and still little memory.
+_PIECE = 2**23
+# torch/storage.py, _dtype_to_storage_type_map: the types whose values may be other than finite.
+_DTYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+}
 # The bits of the exponent, in an unsigned integer as wide as the type.
 _EXPONENTS = {
     "float64": ("<u8", 0x7FF0000000000000),
@@ -29,82 +37,113 @@ _EXPONENTS = {
 }
 
 
-@dataclass
 class RecordCheck:
-    """The records that a plan uses, and what has been found out about them so far.
+    """Looks at a checkpoint's records, from the moment when the gate has let the file pass.
 
-    Attributes:
-        checkpoint: whose records they are.
-        waiting: those that nobody has looked at yet, with the tensors in each.
-        not_finite: how many values are NaN or infinite, by the tensors' names.
-        problems: wrong checksums.
-        compared: how many checksums were right.
+    Which of them the plan uses isn't known then; that those under ``model`` are, is likely. So a thread begins with
+    them while torch is imported and the plan is made; the rest is added when the plan is there.
     """
 
-    checkpoint: Checkpoint
-    waiting: deque[tuple[Record, tuple[SourceTensor, ...]]]
-    not_finite: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    compared: int = 0
+    def __init__(self) -> None:
+        self._source = -1
+        self._thread: threading.Thread | None = None
+        self._waiting: deque[tuple[Record, str]] = deque()
+        self._known: set[Record] = set()
+        self._wrong: list[Record] = []
+        self._not_finite: dict[Record, int] = {}
+        self._failure: BaseException | None = None
 
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, plan: Plan) -> RecordCheck:
-        """The check that a plan needs: each record once, in the order of the copying."""
+    def __enter__(self) -> RecordCheck:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._waiting.clear()
+        if self._thread is not None:
+            self._thread.join()
+        if self._source >= 0:
+            os.close(self._source)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether something is wrong already, so that nobody needs to go on."""
+        return bool(self._wrong) or self._failure is not None
+
+    def begin(self, file: BinaryIO, archive: Archive) -> None:
+        """Begins with the records under ``model``, in a thread."""
+        self._source = os.dup(file.fileno())
+        for storage in archive.program.model_storages:
+            self._add(archive.records[f"data/{storage.key}"], _DTYPES.get(storage.storage_type, ""))
+        self._thread = threading.Thread(target=self.work, name="checksums", daemon=True)
+        self._thread.start()
+
+    def finish(self, source: int, checkpoint: Checkpoint, plan: Plan) -> tuple[Mapping[str, int], int]:
+        """Looks at what is left of the plan's records, on this thread too.
+
+        Args:
+            source: the checkpoint's file descriptor.
+            checkpoint: what the file holds.
+            plan: which of it is used.
+
+        Returns:
+            How many values are not finite, by tensor; and how many checksums were right.
+
+        Raises:
+            DamagedError: a checksum is wrong, or the file ended early.
+        """
+        if self._source < 0:
+            self._source = os.dup(source)
         users: dict[Record, list[SourceTensor]] = {}
         for move in plan.moves:
             for tensor in (move.source, *move.equals):
                 users.setdefault(tensor.storage, []).append(tensor)
-        return cls(checkpoint, deque((record, tuple(tensors)) for record, tensors in users.items()))
+        for record, tensors in users.items():
+            self._add(record, tensors[0].dtype)
+        self.work()
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        names = {record: " and ".join(tensor.name for tensor in tensors[:3]) for record, tensors in users.items()}
+        if self._wrong:
+            raise DamagedError(
+                [
+                    f"{checkpoint.path}: the checksum of {record.name} ({names.get(record, 'not used')}) is wrong"
+                    for record in self._wrong
+                ],
+                advice="Download or copy the checkpoint again and compare its checksum.",
+            )
+        found = {names[record]: count for record, count in self._not_finite.items() if record in names}
+        return dict(sorted(found.items())), sum(record.crc32 is not None for record in users)
 
-    def work(self, source: int) -> None:
-        """Looks at records until none is left, or one is wrong. Several threads may do so at once.
+    def _add(self, record: Record, dtype: str) -> None:
+        if record not in self._known:
+            self._known.add(record)
+            self._waiting.append((record, dtype))
 
-        Args:
-            source: the checkpoint's file descriptor.
-        """
+    def work(self) -> None:
+        """Looks at records until none is left or something is wrong. Several threads may do so at once."""
         buffer = memoryview(bytearray(_PIECE))
-        while not self.problems:
-            try:
-                record, tensors = self.waiting.popleft()
-            except IndexError:
-                return
-            self._look_at(source, record, tensors, buffer)
-
-    @contextmanager
-    def stopped_by_errors(self) -> Iterator[None]:
-        """Leaves the other threads nothing to do when an error or a signal ends the block."""
         try:
-            yield
-        except BaseException:
-            self.waiting.clear()
-            raise
+            while not self.is_hopeless:
+                self._look_at(*self._waiting.popleft(), buffer)
+        except IndexError:
+            return
+        except BaseException as error:  # of either thread; finish() raises it
+            self._failure = error
 
-    def result(self) -> Mapping[str, int]:
-        """How many values are not finite, by tensor; empty as a rule.
-
-        Raises:
-            DamagedError: a checksum is wrong.
-        """
-        if self.problems:
-            raise DamagedError(self.problems, advice="Download or copy the checkpoint again and compare its checksum.")
-        return dict(sorted(self.not_finite.items()))
-
-    def _look_at(self, source: int, record: Record, tensors: tuple[SourceTensor, ...], buffer: memoryview) -> None:
-        dtype = tensors[0].dtype
+    def _look_at(self, record: Record, dtype: str, buffer: memoryview) -> None:
         checksum = count = done = 0
         while done < record.size:
             piece = buffer[: min(_PIECE, record.size - done)]
-            read_into(source, piece, record.offset + done)
+            read_into(self._source, piece, record.offset + done)
             checksum = zlib.crc32(piece, checksum)
             if dtype in _EXPONENTS and len(piece) % ITEM_BYTES[dtype] == 0:
                 count += _not_finite(piece, dtype)
             done += len(piece)
-        names = " and ".join(tensor.name for tensor in tensors[:3])
         if record.crc32 is not None and checksum != record.crc32:
-            self.problems.append(f"{self.checkpoint.path}: the checksum of {record.name} ({names}) is wrong")
-        self.compared += record.crc32 is not None
+            self._wrong.append(record)
         if count:
-            self.not_finite[names] = count
+            self._not_finite[record] = count
 
 
 def _not_finite(piece: memoryview, dtype: str) -> int:

@@ -6,7 +6,6 @@ values looked at; transformers' own classes, slow to import, load meanwhile.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -56,6 +55,7 @@ def write(
     plan: Plan,
     output: Path,
     *,
+    check: RecordCheck,
     metadata: Mapping[str, str],
     force: bool = False,
     watch: Watch | None = None,
@@ -66,6 +66,7 @@ def write(
         checkpoint: where the bytes come from.
         plan: what to write.
         output: the directory; appears complete or not at all.
+        check: of the checkpoint's records, begun or not.
         metadata: for the safetensors file.
         force: replace an earlier conversion.
         watch: told of the progress.
@@ -77,37 +78,17 @@ def write(
     """
     names_and_shapes = ((tensor.target, tensor.dtype, tensor.shape) for tensor in plan.tensors)
     places = layout(names_and_shapes, {**metadata, "format": "pt"})
-    with output_directory(output, force=force) as building, _quick_turns(), ThreadPoolExecutor(2) as threads:
+    with output_directory(output, force=force) as building, ThreadPoolExecutor(1) as threads:
         classes = threads.submit(load_classes, with_tokenizer=plan.vocabulary is not None)
         with open_checkpoint(checkpoint.path) as file, _unchanged(file.fileno(), checkpoint):
-            check = RecordCheck.of(checkpoint, plan)
-            checking = threads.submit(check.work, file.fileno())
-            with check.stopped_by_errors():
-                _write_weights(file.fileno(), plan, places, building / WEIGHTS, watch, check)
-                check.work(file.fileno())
-                checking.result()
-            not_finite = check.result()
+            _write_weights(file.fileno(), plan, places, building / WEIGHTS, watch, check)
+            not_finite, checksums = check.finish(file.fileno(), checkpoint, plan)
         for name, contents in plan.files.items():
             _write_file(building / name, contents)
         _open_with_library(building / WEIGHTS, plan)
         accept(classes.result(), plan, building)
     size = places.size + sum(map(len, plan.files.values()))
-    return Written(size, not_finite, check.compared)
-
-
-@contextmanager
-def _quick_turns() -> Iterator[None]:
-    """Lets the thread that copies have its turn at once between two system calls.
-
-    The import beside it holds the interpreter; at five milliseconds for each of a thousand tensors the copying would
-    wait for seconds.
-    """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
+    return Written(size, not_finite, checksums)
 
 
 @contextmanager
@@ -140,8 +121,8 @@ def _write_weights(
         write_at(target, places.header, 0)
         done = len(places.header)
         for tensor in plan.tensors:
-            if check.problems:
-                return  # the caller asks for its result, which raises them
+            if check.is_hopeless:
+                return  # the caller asks what is wrong
             for piece in _written_pieces(source, target, tensor, places.offsets[tensor.target]):
                 done += piece
                 if watch is not None:
