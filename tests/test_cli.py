@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import w2vc
 from tests.conftest import CONVERTIBLE, FIXTURES, checkpoint
 
 
@@ -129,9 +130,7 @@ def test_wrong_usage_gets_two_lines(arguments: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("name", CONVERTIBLE)
 def test_inspect_says_that_it_converts_and_to_what(name: str) -> None:
-    result = run("inspect", checkpoint(name), "--json")
-    assert result.returncode == 0, result.stderr
-    facts = json.loads(result.stdout)
+    facts = json.loads(json.dumps(w2vc.inspect(checkpoint(name), tensors=True).values()))
     assert facts["converts"] is True
     assert facts["converts_to"].startswith("Wav2Vec2ConformerFor")
     assert facts["updates"] == 3
@@ -141,6 +140,60 @@ def test_inspect_says_why_a_model_does_not_convert() -> None:
     result = run("inspect", checkpoint("post_norm_ctc"))
     assert result.returncode == 0
     assert "layer_norm_first is false" in result.stdout
+
+
+def test_the_old_scripts_options_do_what_they_meant(tmp_path: Path) -> None:
+    pretrained, fine_tuned = checkpoint("rotary_pretraining"), checkpoint("relative_ctc")
+    old = run(
+        *("convert", "--checkpoint_path", pretrained, "--pytorch_dump_folder_path", tmp_path / "old", "--not_finetuned")
+    )
+    assert old.returncode == 0, old.stderr
+    assert run("convert", pretrained, tmp_path / "new").returncode == 0
+    assert contents(tmp_path / "old") == contents(tmp_path / "new")
+    (tmp_path / "config.json").write_text('{"hidden_act": "swish", "final_dropout": 0.25}', encoding="utf-8")
+    words = FIXTURES / "relative_ctc" / "dict.ltr.txt"
+    old = run(
+        *("convert", "--checkpoint_path", fine_tuned, "--pytorch_dump_folder_path", tmp_path / "ctc"),
+        *("--dict_path", words, "--config_path", tmp_path / "config.json"),
+    )
+    assert old.returncode == 0, old.stderr
+    assert json.loads((tmp_path / "ctc" / "config.json").read_bytes())["final_dropout"] == 0.25
+    refused(run("convert", "--checkpoint_path", fine_tuned, fine_tuned, "out"), 2, "given twice")
+    refused(run("convert", fine_tuned, tmp_path / "none", "--not_finetuned"), 2, "ctc head only")
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_the_examples_in_the_help_run(tmp_path: Path) -> None:
+    import wave
+
+    from w2vc.cli import app
+
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    shutil.copy(checkpoint("relative_ctc"), tmp_path / "checkpoint_best.pt")
+    shutil.copy(checkpoint("relative_ctc"), folder / "one.pt")
+    shutil.copy(FIXTURES / "relative_ctc" / "dict.ltr.txt", tmp_path / "dict.ltr.txt")
+    with wave.open(str(tmp_path / "speech.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(bytes(32000))
+    examples = [command.epilog or "" for command in app.registered_commands]
+    assert len(examples) == 4
+    for example in examples:
+        words = example.removeprefix("Example: w2vc ").split()
+        result = run(*words, cwd=tmp_path)
+        assert result.returncode == 0, (example, result.stderr)
+
+
+def test_a_broken_pipe_is_no_error() -> None:
+    command = [sys.executable, "-m", "w2vc", "inspect", str(checkpoint("relative_ctc")), "--tensors"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # noqa: S603 - ours
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
 
 
 def test_help_and_version_need_no_torch() -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from types import FrameType
@@ -269,7 +270,14 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminated)
     # Nothing here ever needs a network; transformers is told so before it is imported.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    sys.exit(_run())
+    code = _run()
+    if "torch" not in sys.modules:
+        sys.exit(code)
+    with suppress(OSError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # Nothing is left to be done, and torch takes up to half a second to be taken down.
+    os._exit(code)
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:

@@ -35,6 +35,7 @@ from tests.bench.measure import (
     bring_into_cache,
     cached,
     forget,
+    have_free_memory,
     interleaved,
     measured,
     medians,
@@ -52,6 +53,10 @@ OLD_SCRIPT = "transformers.models.wav2vec2_conformer.convert_wav2vec2_conformer_
 
 LARGE, HALF, SMALL, CTC = "relative_large", "relative_half", "relative_small", "rotary_large_ctc_model_only"
 WEIGHTS = "model.safetensors"
+
+
+# Bytes: of the largest output and what its maker needs besides.
+_FREE_MEMORY = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class Command:
             bring_into_cache(self.reads, self.first)
         elif self.reads is not None:
             forget(self.reads)
+        have_free_memory(_FREE_MEMORY)
         measurement = measured(self.words)
         self._delete()
         return measurement
