@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from w2vc.verification import Verification
     from w2vc.write import Watch
 
-BUG = 1
 USAGE = 2
 INTERRUPTED = 130
 

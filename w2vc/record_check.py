@@ -125,9 +125,11 @@ class RecordCheck:
         buffer = memoryview(bytearray(_PIECE))
         try:
             while not self.is_hopeless:
-                self._look_at(*self._waiting.popleft(), buffer)
-        except IndexError:
-            return
+                try:
+                    record, dtype = self._waiting.popleft()
+                except IndexError:
+                    return
+                self._look_at(record, dtype, buffer)
         except BaseException as error:  # of either thread; finish() raises it
             self._failure = error
 
