@@ -81,39 +81,43 @@ def work(job: Job, force: bool, watch: Watch | None = None) -> Result:
         watch: told of the progress; what it raises comes through if it is no ``Exception``.
     """
     started = time.monotonic()
-    fingerprint = None
     try:
-        with open_checkpoint(job.checkpoint) as file:
-            fingerprint = examine(file, job.checkpoint).fingerprint
-        if not force and _is_done(job, fingerprint):
-            result = Result(job.checkpoint, job.output, "skipped", fingerprint)
-        else:
-            result = _converted(job, fingerprint, force, watch)
+        result = (None if force else _skipped(job)) or _converted(job, force, watch)
     except Exception as error:
-        result = without_output(job, error, fingerprint)
+        result = without_output(job, error, _fingerprint(job))
     return replace(result, seconds=time.monotonic() - started)
 
 
-def _is_done(job: Job, fingerprint: str) -> bool:
-    found = find_record(job.output)
-    options = job.options
-    return (
-        found is not None
-        and found.complete
-        and is_made_from(
-            found.record,
-            fingerprint,
-            job.checkpoint,
-            dictionary=options.dictionary,
-            head=options.head,
-            dtype=options.dtype,
-            ema=options.ema,
-            card=options.card,
-        )
+def _skipped(job: Job) -> Result | None:
+    """The result if the output is complete and up to date. The checkpoint is looked at only if there is an output."""
+    options, found = job.options, find_record(job.output)
+    if found is None or not found.complete:
+        return None
+    with open_checkpoint(job.checkpoint) as file:
+        fingerprint = examine(file, job.checkpoint).fingerprint
+    is_up_to_date = is_made_from(
+        found.record,
+        fingerprint,
+        job.checkpoint,
+        dictionary=options.dictionary,
+        head=options.head,
+        dtype=options.dtype,
+        ema=options.ema,
+        card=options.card,
     )
+    return Result(job.checkpoint, job.output, "skipped", fingerprint) if is_up_to_date else None
 
 
-def _converted(job: Job, fingerprint: str, force: bool, watch: Watch | None) -> Result:
+def _fingerprint(job: Job) -> str | None:
+    """Of a checkpoint that something is wrong with, if it can be read so far."""
+    try:
+        with open_checkpoint(job.checkpoint) as file:
+            return examine(file, job.checkpoint).fingerprint
+    except Exception:  # whatever it is, the result tells of it or of what came before it
+        return None
+
+
+def _converted(job: Job, force: bool, watch: Watch | None) -> Result:
     options = job.options
     try:
         conversion = convert(
@@ -130,9 +134,10 @@ def _converted(job: Job, fingerprint: str, force: bool, watch: Watch | None) -> 
         )
     except OutputExistsError:
         # A worker that was given up for lost may yet have come to its end.
-        if force or not _is_done(job, fingerprint):
+        skipped = None if force else _skipped(job)
+        if skipped is None:
             raise
-        return Result(job.checkpoint, job.output, "skipped", fingerprint)
+        return skipped
     return Result(
         job.checkpoint,
         job.output,
