@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -20,43 +19,12 @@ from pathlib import Path
 import pytest
 
 import w2vc
-from tests.conftest import FIXTURES, checkpoint
-from tests.forgery import Made, base, model
-from tests.fuzz import slim
+from tests.conftest import checkpoint
 from w2vc.errors import OutputExistsError, OutputWriteError
 from w2vc.output_directory import output_directory
 
 KILLS = 100
 SIGNALS = 12
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of 32 MB, so that many moments fall into the copying: a real one with wider feed-forward layers."""
-    path = tmp_path_factory.mktemp("large") / "checkpoint.pt"
-    path.write_bytes(slim(FIXTURES / "eras" / "plain_dict_ctc.pt"))
-    whole = base(path)
-    saved = whole.saved()
-    records: dict[str, bytes | None] = {}
-    for number, (name, tensor) in enumerate(model(saved).items()):
-        if ".ffn" in name and ".w_" in name:
-            _widen(tensor, f"wide{number}", records)
-    path.write_bytes(whole.with_saved(saved, records))
-    return path
-
-
-_WIDTH = 50_000
-
-
-def _widen(tensor: Made, key: str, records: dict[str, bytes | None]) -> None:
-    """Gives the tensor ``_WIDTH`` in place of the feed-forward layer's width, and a storage of its own."""
-    storage, _offset, size, _stride, *rest = tensor.arguments
-    wide = tuple(_WIDTH if length == 28 else length for length in size)
-    stride = (wide[-1], 1) if len(wide) == 2 else (1,)
-    count = wide[0] * (wide[1] if len(wide) == 2 else 1)
-    word, kind, _key, place, _numel = storage.identity
-    tensor.arguments = (type(storage)((word, kind, key, place, count)), 0, wide, stride, *rest)
-    records[f"data/{key}"] = struct.pack("<f", len(records) + 0.5) * count
 
 
 def contents(directory: Path) -> dict[str, bytes]:

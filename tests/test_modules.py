@@ -40,6 +40,7 @@ ORDER = (
     "safetensors_file",
     "output_directory",
     "kernel_copy",
+    "crc32",
     "record_check",
     "acceptance",
     "write",

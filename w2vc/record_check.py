@@ -7,20 +7,19 @@ second time from the page cache.
 from __future__ import annotations
 
 import os
+import sys
 import threading
-import zlib
 from collections import deque
 from collections.abc import Mapping
 from typing import BinaryIO
 
 from w2vc.archive import Archive, Record
 from w2vc.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor
+from w2vc.crc32 import Crc32
 from w2vc.errors import DamagedError
 from w2vc.kernel_copy import read_into
 from w2vc.plan import Plan
 
-# Each call waits for its turn with the interpreter while something is imported: few calls, and still little memory.
-_PIECE = 2**24
 # torch/storage.py, _dtype_to_storage_type_map: the types whose values may be other than finite.
 _DTYPES = {
     "DoubleStorage": "float64",
@@ -122,27 +121,30 @@ class RecordCheck:
 
     def work(self) -> None:
         """Looks at records until none is left or something is wrong. Several threads may do so at once."""
-        buffer = memoryview(bytearray(_PIECE))
+        crc32 = None
         try:
             while not self.is_hopeless:
                 try:
                     record, dtype = self._waiting.popleft()
                 except IndexError:
                     return
-                self._look_at(record, dtype, buffer)
+                # Until torch is there, its import has the interpreter, and few calls matter more than few cycles.
+                crc32 = crc32 or Crc32(folding="torch" in sys.modules)
+                self._look_at(record, dtype, crc32)
         except BaseException as error:  # of either thread; finish() raises it
             self._failure = error
 
-    def _look_at(self, record: Record, dtype: str, buffer: memoryview) -> None:
-        checksum = count = done = 0
+    def _look_at(self, record: Record, dtype: str, crc32: Crc32) -> None:
+        crc32.begin(record.size)
+        count = done = 0
         while done < record.size:
-            piece = buffer[: min(_PIECE, record.size - done)]
+            piece = crc32.room(record.size - done)
             read_into(self._source, piece, record.offset + done)
-            checksum = zlib.crc32(piece, checksum)
             if dtype in _EXPONENTS and len(piece) % ITEM_BYTES[dtype] == 0:
                 count += _not_finite(piece, dtype)
+            crc32.add(piece)
             done += len(piece)
-        if record.crc32 is not None and checksum != record.crc32:
+        if record.crc32 is not None and crc32.value != record.crc32:
             self._wrong.append(record)
         if count:
             self._not_finite[record] = count
