@@ -6,15 +6,19 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from w2vc.errors import DamagedError
 
 # One system call's share: what lies between two looks at the clock, or at a signal.
 _KERNEL_PIECE = 2**25
 _PIECE = 2**20
-# Seconds. A disk is kept busy, and a conversion that is over sooner doesn't pay for the thread's work.
-_BETWEEN_WRITE_BACKS = 0.1
+# How many bytes are copied in a second, at most, and in how many parts they go to the disk: more would leave less for
+# the end, but slow the copying down. What is copied within the shortest part, in seconds, isn't worth the thread's work.
+_COPIED_A_SECOND = 2.5e9
+_PARTS = 10
+_SHORTEST_PART = 0.01
 _GET_AGAIN = "Download or copy the checkpoint again and compare its checksum."
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
@@ -93,23 +97,27 @@ def ended_early() -> DamagedError:
 
 
 @contextmanager
-def written_back_meanwhile(target: int) -> Iterator[None]:
+def written_back_meanwhile(target: int, size: int) -> Iterator[None]:
     """Has what is written in the block go to the disk while more is written, so that no long wait is left at the end.
 
     Args:
         target: file descriptor of the file that is written.
+        size: how many bytes it will have.
+
+    Raises:
+        OSError: it can't be written. A later look at the same file would not be told.
     """
+    part = max(size / _COPIED_A_SECOND / _PARTS, _SHORTEST_PART)
     done = threading.Event()
 
     def write_back() -> None:
-        while not done.wait(_BETWEEN_WRITE_BACKS):
-            with suppress(OSError):  # the fsync before the rename reports it
-                os.fdatasync(target)
+        while not done.wait(part):
+            os.fdatasync(target)
 
-    thread = threading.Thread(target=write_back, name="write back", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    with ThreadPoolExecutor(1, "write back") as threads:
+        writing = threads.submit(write_back)
+        try:
+            yield
+        finally:
+            done.set()
+        writing.result()

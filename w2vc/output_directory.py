@@ -78,11 +78,11 @@ def output_directory(output: Path, *, force: bool) -> Iterator[Path]:
             with _as_output_error(output):
                 yield building
                 for path in building.iterdir():
-                    _sync(path)
-                _sync(building)
+                    sync(path)
+                sync(building)
                 check_free(output, force=force)
                 _put_in_place(building, output)
-                _sync(output.parent)
+                sync(output.parent)
         finally:
             os.close(lock)
     finally:
@@ -140,7 +140,12 @@ def _literal(name: str) -> str:
     return "".join(f"[{char}]" if char in "*?[" else char for char in name)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Has a file or directory on the disk.
+
+    Raises:
+        OSError: something of it can't be written, which nobody else is told of any more.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -18,7 +18,7 @@ from w2vc.archive import open_checkpoint
 from w2vc.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor, identity_of
 from w2vc.errors import DamagedError, InconsistentError
 from w2vc.kernel_copy import copy_range, read_into, reserve, write_at, written_back_meanwhile
-from w2vc.output_directory import output_directory
+from w2vc.output_directory import output_directory, sync
 from w2vc.plan import FirstRow, Make, Move, Plan, different
 from w2vc.record_check import RecordCheck
 from w2vc.safetensors_file import DTYPE_CODES, Layout, layout
@@ -78,15 +78,18 @@ def write(
     """
     names_and_shapes = ((tensor.target, tensor.dtype, tensor.shape) for tensor in plan.tensors)
     places = layout(names_and_shapes, {**metadata, "format": "pt"})
-    with output_directory(output, force=force) as building, ThreadPoolExecutor(1) as threads:
+    with output_directory(output, force=force) as building, ThreadPoolExecutor(2) as threads:
         classes = threads.submit(load_classes, with_tokenizer=plan.vocabulary is not None)
         with open_checkpoint(checkpoint.path) as file, _unchanged(file.fileno(), checkpoint):
             _write_weights(file.fileno(), plan, places, building / WEIGHTS, watch, check)
+            # To the disk while the last checksums are compared and the classes load.
+            synced = threads.submit(sync, building / WEIGHTS)
             not_finite, checksums = check.finish(file.fileno(), checkpoint, plan)
         for name, contents in plan.files.items():
             _write_file(building / name, contents)
         _open_with_library(building / WEIGHTS, plan)
         accept(classes.result(), plan, building)
+        synced.result()
     size = places.size + sum(map(len, plan.files.values()))
     return Written(size, not_finite, checksums)
 
@@ -115,7 +118,7 @@ def _write_file(path: Path, contents: bytes) -> None:
 def _write_weights(
     source: int, plan: Plan, places: Layout, path: Path, watch: Watch | None, check: RecordCheck
 ) -> None:
-    with path.open("xb", buffering=0) as file, written_back_meanwhile(file.fileno()):
+    with path.open("xb", buffering=0) as file, written_back_meanwhile(file.fileno(), places.size):
         target = file.fileno()
         reserve(target, places.size)
         write_at(target, places.header, 0)
