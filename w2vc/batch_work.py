@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +16,7 @@ from w2vc.batch_record import find_record, is_made_from
 from w2vc.conversion import convert
 from w2vc.errors import OutputExistsError, RefusedError, W2vcError
 from w2vc.report import is_exact
-from w2vc.write import Watch
+from w2vc.write import WEIGHTS, Watch
 
 Status = Literal["converted", "skipped", "refused", "failed"]
 STATUSES: tuple[Status, ...] = ("converted", "skipped", "refused", "failed")
@@ -138,6 +140,7 @@ def _converted(job: Job, force: bool, watch: Watch | None) -> Result:
         if skipped is None:
             raise
         return skipped
+    _leave_page_cache(job.output / WEIGHTS)
     return Result(
         job.checkpoint,
         job.output,
@@ -147,6 +150,15 @@ def _converted(job: Job, force: bool, watch: Watch | None) -> Result:
         is_exact(conversion.plan),
         bytes_written=0 if conversion.written is None else conversion.written.bytes_written,
     )
+
+
+def _leave_page_cache(path: Path) -> None:
+    """Gives back the memory that the system keeps a finished file's bytes in.
+
+    They are on the disk. Hundreds of outputs would push out of memory whatever else the machine works with.
+    """
+    with suppress(OSError), path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 _BUG = "This is a bug in w2vc; `w2vc convert` with the same checkpoint shows all of it. The others went on."
