@@ -15,7 +15,7 @@ from w2vc.errors import DamagedError
 _KERNEL_PIECE = 2**25
 _PIECE = 2**20
 # How many bytes are copied in a second, at most, and in how many parts they go to the disk: more would leave less for
-# the end, but slow the copying down. What is copied within the shortest part, in seconds, isn't worth the thread's work.
+# the end, but slow the copying down. The shortest part is in seconds; what is copied in that isn't worth the work.
 _COPIED_A_SECOND = 2.5e9
 _PARTS = 10
 _SHORTEST_PART = 0.01
