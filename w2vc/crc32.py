@@ -4,8 +4,8 @@ A CRC is the remainder of a division of polynomials over GF(2): multiples of the
 change nothing. The divisor of zip's CRC-32 divides x**(8 * 1042880) + x**(8 * 197992) + 1, so a byte may be taken away
 where it stands if it is added (exclusive or) 844888 and 1042880 bytes behind. numpy does that to long pieces at a time,
 until no more than the last 1042880 bytes are left for zlib. The idea is that of Sam Russell, "Chorba: A novel CRC32
-implementation" (arXiv 2412.16398); this multiple of the divisor has fewer terms than its ones, farther apart, and all
-of them are multiples of eight bytes, so that everything stays aligned.
+implementation" (arXiv 2412.16398); this multiple of the divisor has fewer terms than those there, farther apart, and
+all distances are multiples of eight bytes, so that everything stays aligned.
 """
 
 from __future__ import annotations
