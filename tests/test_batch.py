@@ -25,8 +25,9 @@ from w2vc.batch import BatchSummary, Progress, batch
 from w2vc.batch_jobs import Job, find_jobs
 from w2vc.batch_pool import default_workers
 from w2vc.batch_record import find_record
-from w2vc.conversion import Options
+from w2vc.conversion import convert_with
 from w2vc.errors import OutputError, UsageError
+from w2vc.options import Options
 
 GOOD = (
     "relative_ctc",
@@ -455,12 +456,12 @@ def test_a_file_of_somebody_elses_in_an_output_is_kept_even_if_it_is_out_of_date
 
 
 def test_a_bug_in_one_conversion_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(path: Path, *arguments: object, **options: object) -> object:
+    def broken(options: Options, path: Path, *arguments: object, **more: object) -> object:
         if path.name == "a.pt":
             raise ZeroDivisionError("by zero")
-        return w2vc.convert(path, *arguments, **options)  # type: ignore[arg-type]  # handed on as they come
+        return convert_with(options, path, *arguments, **more)  # type: ignore[arg-type]  # handed on as they come
 
-    monkeypatch.setattr("w2vc.batch_work.convert", broken)
+    monkeypatch.setattr("w2vc.batch_work.convert_with", broken)
     for name in ("a.pt", "b.pt"):
         put(tmp_path / "in" / name, "relative_pretraining")
     summary = here([tmp_path / "in"], tmp_path / "out")
@@ -550,7 +551,7 @@ def test_a_killed_batch_is_completed_by_running_it_again(tmp_path: Path, whole_g
 
 def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
     folder, output, report = tmp_path / "in", tmp_path / "out", tmp_path / "report.jsonl"
-    put_many(folder, 24)
+    put_many(folder, 96)
     with started(folder, "--output", output, "--jobs", 2, report=report, after=3) as batching:
         os.killpg(batching.pid, signal.SIGINT)
         _stdout, stderr = batching.communicate(timeout=30)
@@ -561,10 +562,10 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
     assert "Traceback" not in stderr
     assert all_complete(output)
     assert not leftovers(output)
-    assert 3 <= len(outputs(output)) < 24
+    assert 3 <= len(outputs(output)) < 96
     last = lines(report)[-1]["summary"]
     assert isinstance(last, dict)
-    assert last["unfinished"] == 24 - last["converted"] > 0
+    assert last["unfinished"] == 96 - last["converted"] > 0
 
 
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:

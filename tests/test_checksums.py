@@ -19,10 +19,10 @@ from tests.conftest import checkpoint
 from w2vc.archive import examine, open_checkpoint
 from w2vc.batch_jobs import find_jobs
 from w2vc.batch_work import work
-from w2vc.conversion import Options
 from w2vc.crc32 import Crc32
 from w2vc.errors import DamagedError
 from w2vc.kernel_copy import written_back_meanwhile
+from w2vc.options import Options
 
 # Where folding begins, how long its pieces are, and how much of it lies in memory at a time: all plus and minus little.
 EDGES = (0, 8, 844_888, 2 * 1_042_880, 3 * 844_888, 1_042_880 + 4 * 844_888, 9 * 844_888, 2**24)

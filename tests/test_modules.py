@@ -49,6 +49,7 @@ ORDER = (
     "compare_files",
     "compare_outputs",
     "compare_vocabulary",
+    "options",
     "batch_record",
     "conversion",
     "verify",

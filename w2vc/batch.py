@@ -19,8 +19,9 @@ from pathlib import Path
 from w2vc.batch_jobs import Job, check_writable, find_jobs
 from w2vc.batch_pool import Pool, Running, default_workers
 from w2vc.batch_work import STATUSES, Result, lost, work
-from w2vc.conversion import AnyPath, Options
+from w2vc.conversion import AnyPath
 from w2vc.errors import OutputWriteError, UsageError
+from w2vc.options import Options
 
 # How often somebody who looks on is told what is going on, in seconds.
 _TICK = 0.2

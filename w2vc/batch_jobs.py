@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import get_args
 
 from w2vc.architecture import Head
-from w2vc.conversion import AnyPath, Options
+from w2vc.conversion import AnyPath
 from w2vc.errors import OutputWriteError, UsageError
+from w2vc.options import Options
 from w2vc.plan import Dtype
 
 HEADS = ("auto", *get_args(Head))

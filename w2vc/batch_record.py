@@ -16,6 +16,7 @@ from pathlib import Path
 from w2vc.archive import open_checkpoint
 from w2vc.dictionary import Dictionary, dictionary_beside, dictionary_file, read_dictionary
 from w2vc.errors import RefusedError, UnreadableError, UsageError
+from w2vc.options import Options
 from w2vc.version import __version__
 
 WEIGHTS = "model.safetensors"
@@ -165,34 +166,20 @@ def _end(tensors: Iterable[object]) -> int:
 # Comparing
 
 
-def is_made_from(
-    record: Record,
-    fingerprint: str,
-    checkpoint: Path,
-    *,
-    dictionary: Path | None,
-    head: str,
-    dtype: str,
-    ema: bool,
-    card: bool,
-) -> bool:
+def is_made_from(record: Record, fingerprint: str, checkpoint: Path, options: Options) -> bool:
     """Whether this version would make the same again of this checkpoint with these options.
 
     Args:
         record: the output's.
         fingerprint: of the checkpoint as it is now.
         checkpoint: the file, for the dictionary beside it.
-        dictionary: the option of this name (``conversion.Options``), like the next three.
-        head: also ``auto``.
-        dtype: also ``keep``.
-        ema: whether the EMA weights are meant.
-        card: whether there is to be a model card.
+        options: of a conversion without ``config``: the record has only that file's SHA-256.
     """
-    now = (_CONVERTED_BY, fingerprint, dtype, _text(ema), card, "")
+    now = (_CONVERTED_BY, fingerprint, options.dtype, _text(options.ema), options.card, "")
     has_card = "README.md" in record.files.split()
     then = (record.converted_by, record.source_fingerprint, record.dtype, record.ema, has_card, record.config)
-    heads = ("ctc", "pretraining") if head == "auto" else (head,)
-    return then == now and record.head in heads and _is_same_dictionary(record, checkpoint, dictionary)
+    heads = ("ctc", "pretraining") if options.head == "auto" else (options.head,)
+    return then == now and record.head in heads and _is_same_dictionary(record, checkpoint, options.dictionary)
 
 
 def _is_same_dictionary(record: Record, checkpoint: Path, given: Path | None) -> bool:

@@ -13,7 +13,7 @@ from typing import Literal
 from w2vc.archive import examine, open_checkpoint
 from w2vc.batch_jobs import Job
 from w2vc.batch_record import find_record, is_made_from
-from w2vc.conversion import convert
+from w2vc.conversion import convert_with
 from w2vc.errors import OutputExistsError, RefusedError, W2vcError
 from w2vc.report import is_exact
 from w2vc.write import WEIGHTS, Watch
@@ -86,54 +86,33 @@ def work(job: Job, force: bool, watch: Watch | None = None) -> Result:
     try:
         result = (None if force else _skipped(job)) or _converted(job, force, watch)
     except Exception as error:
-        result = without_output(job, error, _fingerprint(job))
+        fingerprint = None
+        with suppress(Exception):  # the result tells of what came before it
+            fingerprint = _fingerprint(job)
+        result = without_output(job, error, fingerprint)
     return replace(result, seconds=time.monotonic() - started)
 
 
 def _skipped(job: Job) -> Result | None:
     """The result if the output is complete and up to date. The checkpoint is looked at only if there is an output."""
-    options, found = job.options, find_record(job.output)
+    found = find_record(job.output)
     if found is None or not found.complete:
         return None
-    with open_checkpoint(job.checkpoint) as file:
-        fingerprint = examine(file, job.checkpoint).fingerprint
-    is_up_to_date = is_made_from(
-        found.record,
-        fingerprint,
-        job.checkpoint,
-        dictionary=options.dictionary,
-        head=options.head,
-        dtype=options.dtype,
-        ema=options.ema,
-        card=options.card,
-    )
+    fingerprint = _fingerprint(job)
+    is_up_to_date = is_made_from(found.record, fingerprint, job.checkpoint, job.options)
     return Result(job.checkpoint, job.output, "skipped", fingerprint) if is_up_to_date else None
 
 
-def _fingerprint(job: Job) -> str | None:
-    """Of a checkpoint that something is wrong with, if it can be read so far."""
-    try:
-        with open_checkpoint(job.checkpoint) as file:
-            return examine(file, job.checkpoint).fingerprint
-    except Exception:  # whatever it is, the result tells of it or of what came before it
-        return None
+def _fingerprint(job: Job) -> str:
+    with open_checkpoint(job.checkpoint) as file:
+        return examine(file, job.checkpoint).fingerprint
 
 
 def _converted(job: Job, force: bool, watch: Watch | None) -> Result:
-    options = job.options
+    # An earlier conversion is out of date; anything else that stands there is not for a batch to remove.
+    replaces = force or find_record(job.output) is not None
     try:
-        conversion = convert(
-            job.checkpoint,
-            job.output,
-            dictionary=options.dictionary,
-            head=options.head,
-            dtype=options.dtype,
-            ema=options.ema,
-            card=options.card,
-            # An earlier conversion is out of date; anything else that stands there is not for a batch to remove.
-            force=force or find_record(job.output) is not None,
-            watch=watch,
-        )
+        conversion = convert_with(job.options, job.checkpoint, job.output, force=replaces, watch=watch)
     except OutputExistsError:
         # A worker that was given up for lost may yet have come to its end.
         skipped = None if force else _skipped(job)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from w2vc.config_overrides import read_config
 from w2vc.dictionary import Dictionary, agreed, dictionary_beside, dictionary_file, read_dictionary
 from w2vc.errors import RefusedError, UsageError
 from w2vc.model_card import model_card
+from w2vc.options import Options
 from w2vc.output_directory import check_free
 from w2vc.plan import Dtype, Plan, chosen_head, make_plan
 from w2vc.record_check import RecordCheck
@@ -26,27 +27,6 @@ from w2vc.write import Watch, write
 AnyPath = str | PathLike[str]
 
 _DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16", "keep")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to convert; the defaults are those of the command line.
-
-    Attributes:
-        dictionary: ``dict.txt``, or the folder that holds it; None takes the checkpoint's own, or the one beside it.
-        head: ``auto``, ``ctc``, ``pretraining`` or ``none``.
-        dtype: of the written weights: ``float32``, ``float16``, ``bfloat16``, or ``keep`` for the checkpoint's own.
-        ema: take the EMA weights.
-        config: a ``config.json`` whose values of training and decoding are taken instead of the checkpoint's.
-        card: write a model card.
-    """
-
-    dictionary: Path | None = None
-    head: str = "auto"
-    dtype: str = "float32"
-    ema: bool = False
-    config: Path | None = None
-    card: bool = True
 
 
 def convert(
@@ -86,18 +66,25 @@ def convert(
         W2vcError: see ``w2vc.errors`` for the branches; nothing has been written then.
     """
     options = Options(_path(dictionary), head, dtype, ema, _path(config), card)
+    return convert_with(options, Path(checkpoint), Path(output), force=force, dry_run=dry_run, watch=watch)
+
+
+def convert_with(
+    options: Options, checkpoint: Path, output: Path, *, force: bool, dry_run: bool = False, watch: Watch | None = None
+) -> Conversion:
+    """``convert``, its options in one value."""
     started = time.monotonic()
     if not dry_run:
-        check_free(Path(output), force=force)
+        check_free(output, force=force)
     with RecordCheck() as check, _quick_turns():
-        read, plan, words, record = prepare(Path(checkpoint), options, None if dry_run or ema else check)
+        read, plan, words, record = prepare(checkpoint, options, None if dry_run or options.ema else check)
         written = None
         if not dry_run:
-            written = write(read, plan, Path(output), check=check, metadata=record.metadata(), force=force, watch=watch)
+            written = write(read, plan, output, check=check, metadata=record.metadata(), force=force, watch=watch)
     return Conversion(
         checkpoint=read.path,
         fingerprint=read.archive.fingerprint,
-        output=Path(output),
+        output=output,
         plan=plan,
         dictionary=None if words is None or plan.vocabulary is None else words.origin,
         written=written,

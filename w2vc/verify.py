@@ -34,10 +34,11 @@ from w2vc.compare_outputs import (
 )
 from w2vc.compare_tensors import Entry, compare_tensors, entries
 from w2vc.compare_vocabulary import compare_vocabulary, greedy_transcript
-from w2vc.conversion import AnyPath, Options, prepare
+from w2vc.conversion import AnyPath, prepare
 from w2vc.dictionary import Dictionary
 from w2vc.errors import UsageError
 from w2vc.names import TARGET_PREFIX
+from w2vc.options import Options
 from w2vc.plan import Plan
 from w2vc.probe_audio import ProbeAudio, built_in, read_recording
 from w2vc.report import is_exact

@@ -1,0 +1,27 @@
+"""What can be asked of a conversion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert; the defaults are those of the command line.
+
+    Attributes:
+        dictionary: ``dict.txt``, or the folder that holds it; None takes the checkpoint's own, or the one beside it.
+        head: ``auto``, ``ctc``, ``pretraining`` or ``none``.
+        dtype: of the written weights: ``float32``, ``float16``, ``bfloat16``, or ``keep`` for the checkpoint's own.
+        ema: take the EMA weights.
+        config: a ``config.json`` whose values of training and decoding are taken instead of the checkpoint's.
+        card: write a model card.
+    """
+
+    dictionary: Path | None = None
+    head: str = "auto"
+    dtype: str = "float32"
+    ema: bool = False
+    config: Path | None = None
+    card: bool = True
