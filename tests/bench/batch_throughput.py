@@ -19,13 +19,13 @@ from pathlib import Path
 from tests.bench.measure import (
     Measurement,
     bring_into_cache,
-    forget,
+    files,
+    forget_all,
     have_free_memory,
     interleaved,
     measured,
     medians,
     say,
-    settle,
 )
 
 CHECKPOINT = "relative_half_gigabyte"
@@ -50,14 +50,10 @@ def prepare(folder: Path, count: int) -> Path:
 def measure(words: tuple[object, ...], source: Path, target: Path) -> Measurement:
     """Runs a command that reads one folder and makes another, with nothing but that one in the page cache."""
     shutil.rmtree(target, ignore_errors=True)
-    settle()
-    files = [path for path in source.parent.rglob("*") if path.is_file()]
-    read = [path for path in files if source in path.parents]
-    for path in files:
-        forget(path)
-    for path in read:
+    forget_all(source.parent)
+    for path in files(source):
         bring_into_cache(path)
-    have_free_memory(sum(path.stat().st_size for path in read))
+    have_free_memory(sum(path.stat().st_size for path in files(source)))
     return measured(words)
 
 
@@ -99,7 +95,7 @@ def main() -> None:
         arguments.runs,
         lambda name, cost: say(f"{cost.wall:8.2f} s  {name}"),
     )
-    size = sum(path.stat().st_size for path in outputs.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in files(outputs))
     for folder_made in (outputs, copies):
         shutil.rmtree(folder_made)
     ratio = medians(found["cp -r"]).wall / medians(found["w2vc batch"]).wall

@@ -35,6 +35,7 @@ from tests.bench.measure import (
     bring_into_cache,
     cached,
     forget,
+    forget_all,
     have_free_memory,
     interleaved,
     measured,
@@ -176,10 +177,7 @@ def prepare(place: Place) -> None:
     for name in (LARGE, HALF, SMALL, CTC):
         measured((sys.executable, "-m", "w2vc", "convert", place.checkpoint(name), place.converted(name), "--force"))
     # Whatever else is there would leave less room for what is measured, and be read from the disk anew in its place.
-    settle()
-    for path in place.folder.rglob("*"):
-        if path.is_file():
-            forget(path)
+    forget_all(place.folder)
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,18 @@ def forget(path: Path) -> None:
         os.close(descriptor)
 
 
+def forget_all(folder: Path) -> None:
+    """Drops every file below a folder from the page cache, and has written out before what waits to be."""
+    settle()
+    for path in files(folder):
+        forget(path)
+
+
+def files(folder: Path) -> list[Path]:
+    """Every file below a folder."""
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 def bring_into_cache(path: Path, count: int | None = None) -> None:
     """Reads a file's first ``count`` bytes, or all: the kernel may have dropped some of them in the meantime."""
     left = path.stat().st_size if count is None else count
