@@ -115,32 +115,59 @@ def until(condition: Callable[[], object], what: str, seconds: float = 60) -> No
         time.sleep(0.01)
 
 
-def processes(group: int) -> list[int]:
-    """The processes of a group that haven't ended."""
-    found = []
+def processes(group: int) -> dict[int, str]:
+    """The processes of a group that haven't ended, and the state of each (``proc(5)``): T is a stopped one's."""
+    found = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _parent, its_group = entry.read_text().rpartition(")")[2].split()[:3]
         except OSError:
             continue
         if int(its_group) == group and state != "Z":
-            found.append(int(entry.parent.name))
+            found[int(entry.parent.name)] = state
     return found
 
 
+def holding(folder: Path, number: int, whom: str) -> dict[str, str]:
+    """Where a process, or its whole group, stops when the so many-th conversion is to write its weights."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "holding"), str(Path(w2vc.__file__).parent.parent)]),
+        "W2VC_TEST_HOLD_FILE": str(folder / "begun"),
+        "W2VC_TEST_HOLD_NUMBER": str(number),
+        "W2VC_TEST_HOLD_WHOM": whom,
+    }
+
+
 @contextmanager
-def started(*arguments: object, report: Path, after: int) -> Iterator[subprocess.Popen[str]]:
-    """A batch in a process group of its own that has done some of its work."""
-    full = command(*arguments, "--report", report)
-    batching = subprocess.Popen(full, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603 - ours
+def started(*arguments: object, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A batch in a process group of its own, none of which is left behind."""
+    batching = subprocess.Popen(  # noqa: S603 - ours
+        command(*arguments),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment,
+    )
     try:
-        until(lambda: len(lines(report)) >= after or batching.poll() is not None, "the first results")
-        assert batching.poll() is None, batching.communicate()
         yield batching
     finally:
         for process in processes(batching.pid):
             os.kill(process, signal.SIGKILL)
         batching.communicate(timeout=60)
+
+
+@contextmanager
+def stopped(*arguments: object, folder: Path, begun: int) -> Iterator[subprocess.Popen[str]]:
+    """A batch whose processes stand still, one of them in the midst of the so many-th conversion."""
+    with started(*arguments, environment=holding(folder, begun, "group")) as batching:
+        until(
+            lambda: batching.poll() is not None or set(processes(batching.pid).values()) == {"T"},
+            "all processes to stand still",
+        )
+        assert batching.poll() is None, batching.communicate()
+        yield batching
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -532,12 +559,14 @@ def test_many_are_converted_despite_bad_ones_and_a_second_run_does_nothing(tmp_p
 def test_a_killed_batch_is_completed_by_running_it_again(tmp_path: Path, whole_group: bool) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"
     put_many(folder, 24)
-    with started(folder, "--output", output, "--jobs", 2, report=tmp_path / "report.jsonl", after=6) as batching:
+    with stopped(folder, "--output", output, "--jobs", 2, folder=tmp_path, begun=8) as batching:
         for process in processes(batching.pid) if whole_group else [batching.pid]:
             os.kill(process, signal.SIGKILL)
+        os.killpg(batching.pid, signal.SIGCONT)
         until(lambda: not processes(batching.pid), "the workers to end by themselves")
     done = identities(output)
     assert 6 <= len(done) < 24
+    assert bool(leftovers(output)) == whole_group
     assert all_complete(output)
 
     again = run(folder, "--output", output, "--json", "--jobs", 2)
@@ -551,33 +580,36 @@ def test_a_killed_batch_is_completed_by_running_it_again(tmp_path: Path, whole_g
 
 def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
     folder, output, report = tmp_path / "in", tmp_path / "out", tmp_path / "report.jsonl"
-    put_many(folder, 96)
-    with started(folder, "--output", output, "--jobs", 2, report=report, after=3) as batching:
+    put_many(folder, 24)
+    with stopped(folder, "--output", output, "--jobs", 2, "--report", report, folder=tmp_path, begun=8) as batching:
         os.killpg(batching.pid, signal.SIGINT)
-        _stdout, stderr = batching.communicate(timeout=30)
+        os.killpg(batching.pid, signal.SIGCONT)
+        _stdout, stderr = batching.communicate(timeout=60)
         assert batching.returncode == 130
         # multiprocessing's own tracker ends when it sees that its parent has.
-        until(lambda: not processes(batching.pid), "all processes to end", seconds=5)
+        until(lambda: not processes(batching.pid), "all processes to end")
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
     assert all_complete(output)
     assert not leftovers(output)
-    assert 3 <= len(outputs(output)) < 96
+    assert 6 <= len(outputs(output)) < 24
     last = lines(report)[-1]["summary"]
     assert isinstance(last, dict)
-    assert last["unfinished"] == 96 - last["converted"] > 0
+    assert last["unfinished"] == 24 - last["converted"] > 0
 
 
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     folder, output, report = tmp_path / "in", tmp_path / "out", tmp_path / "report.jsonl"
     put_many(folder, 24)
-    with started(folder, "--output", output, "--jobs", 2, report=report, after=3) as batching:
+    with stopped(folder, "--output", output, "--jobs", 2, "--report", report, folder=tmp_path, begun=5) as batching:
         workers = [
             process
             for process in processes(batching.pid)
             if b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes()
         ]
+        assert leftovers(output)
         os.kill(workers[0], signal.SIGKILL)
+        os.killpg(batching.pid, signal.SIGCONT)
         _stdout, stderr = batching.communicate(timeout=120)
         assert batching.returncode == 0, stderr
     assert sorted(str(line["status"]) for line in lines(report)[:-1]) == ["converted"] * 24
@@ -672,7 +704,10 @@ def test_it_works_as_nobody_without_environment_from_a_read_only_folder_with_rea
 
 @contextmanager
 def dask_cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler and workers, each a process of its own, as on a cluster: its address and the workers."""
+    """A scheduler and workers, each a process of its own, as on a cluster: its address and the workers.
+
+    The first worker stops in the midst of its first conversion.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(w2vc.__file__).parent.parent),
@@ -680,20 +715,22 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subproc
         "DASK_CONFIG": str(folder),
     }
 
-    def start(module: str, *arguments: object) -> subprocess.Popen[bytes]:
+    def start(module: str, *arguments: object, **more: str) -> subprocess.Popen[bytes]:
         full = [sys.executable, "-m", f"distributed.cli.{module}", "--host", "127.0.0.1", "--no-dashboard"]
         with (folder / "log").open("ab") as log:
-            return subprocess.Popen([*full, *map(str, arguments)], env=environment, cwd=folder, stdout=log, stderr=log)  # noqa: S603 - ours
+            return subprocess.Popen(  # noqa: S603 - ours
+                [*full, *map(str, arguments)], env={**environment, **more}, cwd=folder, stdout=log, stderr=log
+            )
 
     place = folder / "scheduler.json"
     all_of_them = [start("dask_scheduler", "--port", 0, "--scheduler-file", place)]
     try:
         until(lambda: place.exists() and place.read_text().endswith("}"), "the scheduler")
         address = json.loads(place.read_text())["address"]
-        for _number in range(workers):
-            all_of_them.append(
-                start("dask_worker", address, "--nthreads", 1, "--no-nanny", "--local-directory", folder)
-            )
+        first = holding(folder, 1, "itself")
+        for number in range(workers):
+            options = ("--nthreads", 1, "--no-nanny", "--local-directory", folder)
+            all_of_them.append(start("dask_worker", address, *options, **({} if number else first)))
         until(lambda: (folder / "log").read_bytes().count(b"Registered to:") >= workers, "the workers")
         yield address, all_of_them[1:]
     finally:
@@ -708,13 +745,16 @@ def test_over_dask_a_lost_workers_checkpoints_are_done_elsewhere_and_all_is_as_h
     (tmp_path / "dask").mkdir()
     with (
         dask_cluster(tmp_path / "dask", 3) as (address, workers),
-        started(folder, "--output", tmp_path / "out", "--dask", address, report=report, after=3) as batching,
+        started(folder, "--output", tmp_path / "out", "--dask", address, "--report", report) as batching,
     ):
-        assert len(lines(report)) < 20  # each worker has work
+        until(lambda: processes(os.getpgrp()).get(workers[0].pid) == "T", "the first worker to be in mid-work")
+        until(lambda: lines(report), "results of the others")
+        assert leftovers(tmp_path / "out")
         workers[0].kill()
         stdout, stderr = batching.communicate(timeout=60)
         assert batching.returncode == 0, stderr
     assert "24 checkpoints: " in stdout
+    assert not leftovers(tmp_path / "out")
     local = here([folder], tmp_path / "local")
     assert local.is_good
     assert len(outputs(tmp_path / "out")) == 24
