@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from importlib import import_module
@@ -61,7 +62,12 @@ def batch(
     """Convert many checkpoints; what is done already is skipped, what fails doesn't stop the others."""
     from w2vc.batch import batch as run
 
-    with _executor(dask) as executor, _display() as display:
+    with _executor(dask) as executor, _display() as display, _interrupts_at_ticks() as tick:
+
+        def on_progress(progress: Progress) -> None:
+            tick()
+            display.progress(progress)
+
         summary = run(
             inputs,
             output,
@@ -76,7 +82,7 @@ def batch(
             report=report,
             executor=executor,
             on_result=display.result,
-            on_progress=display.progress,
+            on_progress=on_progress,
         )
     if as_json:
         typer.echo(json.dumps({**summary.values(), "results": [result.values() for result in summary.results]}))
@@ -114,6 +120,27 @@ def _executor(address: str | None) -> Iterator[Executor | None]:
     with client:
         # A conversion has an effect, so that equal calls are not one (pure); what a lost worker had is done elsewhere.
         yield client.get_executor(pure=False)
+
+
+@contextmanager
+def _interrupts_at_ticks() -> Iterator[Callable[[], None]]:
+    """Has Ctrl-C and SIGTERM wait until the function that it gives is called, which then raises KeyboardInterrupt.
+
+    Raised at any other point it could leave a lock held that the workers' results need, and wait for them for ever.
+    """
+    came: list[int] = []
+
+    def tick() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in numbers}
+    try:
+        yield tick
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Lines:

@@ -26,6 +26,7 @@ from w2vc.errors import (
     UsageError,
     W2vcError,
 )
+from w2vc.output_directory import abandon
 from w2vc.terminal import printable
 from w2vc.version import __version__
 
@@ -221,6 +222,8 @@ def _print_table(lines: Iterable[tuple[str, str]]) -> None:
 class _Progress:
     """A bar on stderr for work that takes more than a second; nothing where stderr is no terminal."""
 
+    is_shown = False
+
     def __init__(self, what: str) -> None:
         self._what = what
         self._started = time.monotonic()
@@ -234,6 +237,7 @@ class _Progress:
 
         if isinstance(self._bar, Progress):
             self._bar.stop()
+            _Progress.is_shown = False
 
     @property
     def watch(self) -> Watch | None:
@@ -255,6 +259,7 @@ class _Progress:
                 console=Console(stderr=True),
                 transient=True,
             )
+            _Progress.is_shown = True
             self._bar.start()
             self._bar.add_task(self._what, total=whole)
         self._bar.update(self._bar.task_ids[0], completed=done)
@@ -266,7 +271,7 @@ class _Progress:
 
 def main() -> NoReturn:
     """Runs the command line and exits with the code of what happened."""
-    signal.signal(signal.SIGTERM, _terminated)
+    _take_signals()
     # Nothing here ever needs a network; transformers is told so before it is imported.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     code = _run()
@@ -279,38 +284,58 @@ def main() -> NoReturn:
     os._exit(code)
 
 
-def _terminated(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _take_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as below nohup
+            signal.signal(number, _interrupt)
 
 
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Ends at once, with nothing left behind.
+
+    An exception instead of this would come out of any line of any library: as another one, where that was putting
+    things in order, or never, where it left a lock held that a thread waits for.
+    """
+    abandon()
+    if _Progress.is_shown:
+        os.write(2, _LINE_CLEARED_CURSOR_SHOWN)
+    os.write(2, _two_lines(*_INTERRUPTED).encode())
+    os._exit(INTERRUPTED)
+
+
+_LINE_CLEARED_CURSOR_SHOWN = b"\r\x1b[2K\x1b[?25h"
 _INTERRUPTED = ("interrupted", "Nothing was left behind; run the same command again.")
 
 
 def _run() -> int:
     try:
         result = app(standalone_mode=False)
-    except W2vcError as error:
+    except KeyboardInterrupt:
+        result = INTERRUPTED
+    except Exception as error:
+        return _told(error)
+    if result == INTERRUPTED:  # typer's own word for Ctrl-C, too
+        _complain(*_INTERRUPTED)
+    return result if isinstance(result, int) else 0
+
+
+def _told(error: Exception) -> int:
+    """Tells of an error; its exit code. What w2vc doesn't raise on purpose comes through."""
+    if isinstance(error, W2vcError):
         _complain(_listed(error.problems), error.advice)
         return exit_code(error)
-    except KeyboardInterrupt:
-        _complain(*_INTERRUPTED)
-        return INTERRUPTED
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         # Whoever read the output has enough of it (head, less): no reason to complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
-        # Newer versions of typer carry a click of their own, so that there is no class to name here.
-        if not hasattr(error, "format_message"):
-            raise
-        context = getattr(error, "ctx", None)
-        if not error.format_message():  # no command at all: the help has been shown
-            return USAGE
-        _complain(error.format_message(), f"Try: {getattr(context, 'command_path', 'w2vc')} --help")
+    # Newer versions of typer carry a click of their own, so that there is no class to name here.
+    if not hasattr(error, "format_message"):
+        raise error
+    context = getattr(error, "ctx", None)
+    if not error.format_message():  # no command at all: the help has been shown
         return USAGE
-    if result == INTERRUPTED:  # typer's own word for Ctrl-C
-        _complain(*_INTERRUPTED)
-    return result if isinstance(result, int) else 0
+    _complain(error.format_message(), f"Try: {getattr(context, 'command_path', 'w2vc')} --help")
+    return USAGE
 
 
 def exit_code(error: W2vcError) -> int:
@@ -320,8 +345,11 @@ def exit_code(error: W2vcError) -> int:
 
 def _complain(problem: str, advice: str) -> None:
     one_line = " ".join(problem.split())
-    print(f"w2vc: {printable(one_line)}", file=sys.stderr)
-    print(f"      {printable(advice)}", file=sys.stderr)
+    sys.stderr.write(_two_lines(printable(one_line), printable(advice)))
+
+
+def _two_lines(problem: str, advice: str) -> str:
+    return f"w2vc: {problem}\n      {advice}\n"
 
 
 _MOST_PROBLEMS = 20

@@ -57,6 +57,15 @@ def check_free(output: Path, *, force: bool) -> None:
         )
 
 
+_building: set[Path] = set()
+
+
+def abandon() -> None:
+    """Removes what this process is building, at whatever point it is: for one that ends at once."""
+    for building in tuple(_building):
+        shutil.rmtree(building, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def output_directory(output: Path, *, force: bool) -> Iterator[Path]:
     """Gives a directory to build in; at the end of the block it becomes ``output``, or with an exception disappears.
@@ -70,6 +79,7 @@ def output_directory(output: Path, *, force: bool) -> Iterator[Path]:
         _make_parent(output)
         _clear_leftovers(output)
     building = output.parent / f".{output.name[:100]}.w2vc-{secrets.token_hex(6)}"
+    _building.add(building)
     try:
         with _as_output_error(output):
             building.mkdir()
@@ -88,6 +98,7 @@ def output_directory(output: Path, *, force: bool) -> Iterator[Path]:
     finally:
         # After the rename this is what stood at the place before, if anything did.
         shutil.rmtree(building, ignore_errors=True)
+        _building.discard(building)
 
 
 @contextlib.contextmanager

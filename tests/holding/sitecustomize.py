@@ -12,10 +12,13 @@ _FILE, _NUMBER, _WHOM = (os.environ[f"W2VC_TEST_HOLD_{name}"] for name in ("FILE
 
 
 def _hold(event: str, arguments: tuple[object, ...]) -> None:
-    is_writing = event == "open" and str(arguments[0]).endswith("/model.safetensors") and str(arguments[1]).startswith("x")
-    if is_writing and _count() == int(_NUMBER):
+    if event == "open" and _makes_weights(*map(str, arguments[:2])) and _count() == int(_NUMBER):
         # 0 stands for all of the process's group.
         os.kill(0 if _WHOM == "group" else os.getpid(), signal.SIGSTOP)
+
+
+def _makes_weights(path: str, mode: str) -> bool:
+    return path.endswith("/model.safetensors") and mode.startswith("x")
 
 
 def _count() -> int:
