@@ -421,10 +421,10 @@ BOMBS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize(("body", "words"), BOMBS.values(), ids=BOMBS.keys())
 def test_what_would_take_memory_or_time_without_bound_is_refused_in_seconds(body: bytes, words: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()  # of this process alone, whatever else the machine is busy with
     with pytest.raises(UnsafeError, match=words):
         read_program(a_program(body), "a.pt")
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_a_pickle_larger_than_any_checkpoint_s_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
