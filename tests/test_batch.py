@@ -257,6 +257,7 @@ def test_an_output_never_takes_the_place_of_a_checkpoint_or_of_its_folder(tmp_pa
         (["a.pt"], {"dtype": "int8"}, "dtype is int8"),
         (["a.pt"], {"head": "asr"}, "head is asr"),
         (["a.pt"], {"dictionary": "missing.txt"}, "missing.txt doesn't exist"),
+        (["a.pt"], {"config": "missing.json"}, "missing.json doesn't exist"),
         (["a.pt"], {"part": (3, 2)}, "--part is 3/2"),
         (["a.pt"], {"jobs": 0}, "--jobs is 0"),
         (["missing.csv"], {}, "missing.csv can't be read"),
@@ -321,12 +322,13 @@ def test_a_csv_manifest_says_for_each_checkpoint_what_differs_from_the_options(t
     empty(tmp_path / "in" / "a.pt", tmp_path / "in" / "b.pt")
     manifest = tmp_path / "in" / "list.csv"
     manifest.write_text(
-        "\ufeffcheckpoint,output,dictionary,head,dtype,ema\r\na.pt,x/one,d.txt,none,keep,True\r\n\r\nb.pt\r\n"
+        "\ufeffcheckpoint,output,dictionary,head,dtype,config,ema\r\n"
+        "a.pt,x/one,d.txt,none,keep,c.json,True\r\n\r\nb.pt\r\n"
     )
     jobs = jobs_of(manifest, tmp_path / "out")
     assert jobs["one"].checkpoint == tmp_path / "in" / "a.pt"
     assert jobs["one"].output == tmp_path / "out" / "x" / "one"
-    assert jobs["one"].options == Options(tmp_path / "in" / "d.txt", "none", "keep", True)
+    assert jobs["one"].options == Options(tmp_path / "in" / "d.txt", "none", "keep", True, tmp_path / "in" / "c.json")
     assert jobs["b"].options == Options(dtype="float16")
 
 
@@ -359,7 +361,7 @@ def test_everything_wrong_with_a_manifest_is_said_at_once_with_its_lines(tmp_pat
     assert len(caught.value.problems) == len(expected)
     for problem, words in zip(caught.value.problems, expected, strict=True):
         assert all(word in problem for word in words), problem
-    assert "checkpoint, output, dictionary, head, dtype, ema" in caught.value.advice
+    assert "checkpoint, output, dictionary, head, dtype, config, ema" in caught.value.advice
 
 
 @pytest.mark.parametrize("text", ['{"checkpoint": "a.pt"', "[1]", '{"checkpoint": 7}', "[" * 100_000])
@@ -403,6 +405,24 @@ def test_another_option_does_it_again_and_the_same_one_does_not(tmp_path: Path, 
     assert statuses(here([tmp_path / "a.pt"], tmp_path / "out")) == ["converted"]
     assert statuses(here([tmp_path / "a.pt"], tmp_path / "out", **options)) == ["converted"]
     assert statuses(here([tmp_path / "a.pt"], tmp_path / "out", **options)) == ["skipped"]
+    assert statuses(here([tmp_path / "a.pt"], tmp_path / "out")) == ["converted"]
+
+
+def test_another_config_does_it_again_and_the_same_values_do_not(tmp_path: Path) -> None:
+    put(tmp_path / "a.pt", "relative_pretraining")
+    config = tmp_path / "config.json"
+
+    def again(text: str) -> list[str]:
+        config.write_text(text)
+        return statuses(here([tmp_path / "a.pt"], tmp_path / "out", config=config))
+
+    assert again('{"hidden_dropout": 0.25, "layerdrop": 0.5}') == ["converted"]
+    written = json.loads(contents(tmp_path / "out" / "a")["config.json"])
+    assert (written["hidden_dropout"], written["layerdrop"]) == (0.25, 0.5)
+    assert again('{"layerdrop": 0.5, "hidden_dropout": 0.25}') == ["skipped"]
+    assert again('{"hidden_dropout": 0.5}') == ["converted"]
+    assert again('{"hidden_size": 7}') == ["refused"]
+    assert again("{") == ["failed"]
     assert statuses(here([tmp_path / "a.pt"], tmp_path / "out")) == ["converted"]
 
 

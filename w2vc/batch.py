@@ -91,6 +91,7 @@ def batch(
     head: str = "auto",
     dtype: str = "float32",
     ema: bool = False,
+    config: AnyPath | None = None,
     card: bool = True,
     force: bool = False,
     part: tuple[int, int] | None = None,
@@ -108,10 +109,11 @@ def batch(
         inputs: files, folders, patterns and manifests (see ``batch_jobs.find_jobs``).
         output: the folder for the outputs.
         jobs: how many worker processes; None takes as many as processors and memory allow.
-        dictionary: as for ``convert``, like the next three; what a manifest's row says goes before them.
+        dictionary: as for ``convert``, like the next five; what a manifest's row says goes before them.
         head: ``auto``, ``ctc``, ``pretraining`` or ``none``.
         dtype: ``float32``, ``float16``, ``bfloat16`` or ``keep``.
         ema: take the EMA weights.
+        config: a ``config.json`` of transformers.
         card: write model cards.
         force: convert again what is up to date, too.
         part: (i, n) takes the i-th of n parts, counted from 1, for arrays of jobs.
@@ -130,9 +132,7 @@ def batch(
     started = time.monotonic()
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs is {jobs}", advice="Give 1 or more, or leave it out.")
-    # Path.resolve would follow a link at the end, as workers elsewhere may not.
-    place = None if dictionary is None else Path(os.path.abspath(dictionary))  # noqa: PTH100
-    options = Options(place, head, dtype, ema, card=card)
+    options = Options(_absolute(dictionary), head, dtype, ema, _absolute(config), card)
     todo = find_jobs(inputs, output, options, part)
     results: list[Result] = []
     with _report(report) as tell:
@@ -147,6 +147,11 @@ def batch(
             summary = BatchSummary(tuple(results), len(todo), time.monotonic() - started)
             tell({"summary": summary.values()})
     return summary
+
+
+def _absolute(path: AnyPath | None) -> Path | None:
+    # Path.resolve would follow a link at the end, as workers elsewhere may not.
+    return None if path is None else Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _results(

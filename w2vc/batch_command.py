@@ -46,6 +46,10 @@ def batch(
     head: Annotated[str, typer.Option(help="auto, ctc, pretraining, or none for the encoder alone.")] = "auto",
     dtype: Annotated[str, typer.Option(help="Of the weights: float32, float16, bfloat16, or keep.")] = "float32",
     ema: Annotated[bool, typer.Option("--ema", help="Take the EMA weights instead of the models'.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="CONFIG_JSON", help="Take values of training and decoding from here, for all."),
+    ] = None,
     card: Annotated[bool, typer.Option("--card/--no-card", help="Write model cards (README.md).")] = True,
     force: Annotated[bool, typer.Option("--force", help="Convert again what is up to date, too.")] = False,
     part: Annotated[
@@ -76,6 +80,7 @@ def batch(
             head=head,
             dtype=dtype,
             ema=ema,
+            config=config,
             card=card,
             force=force,
             part=None if part is None else _part(part),

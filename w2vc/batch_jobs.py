@@ -25,7 +25,7 @@ from w2vc.plan import Dtype
 
 HEADS = ("auto", *get_args(Head))
 DTYPES = get_args(Dtype)
-COLUMNS = ("checkpoint", "output", "dictionary", "head", "dtype", "ema")
+COLUMNS = ("checkpoint", "output", "dictionary", "head", "dtype", "config", "ema")
 """What a manifest may say of each checkpoint; only the first is needed."""
 
 _MANIFESTS = (".csv", ".jsonl")
@@ -97,6 +97,8 @@ def _check_options(options: Options, part: tuple[int, int] | None) -> None:
     problems = list(_option_problems(options))
     if options.dictionary is not None and not options.dictionary.exists():
         problems.append(f"the dictionary {options.dictionary} doesn't exist")
+    if options.config is not None and not options.config.exists():
+        problems.append(f"the config {options.config} doesn't exist")
     if part is not None and not 1 <= part[0] <= part[1]:
         problems.append(f"--part is {part[0]}/{part[1]}: the first number goes from 1 to the second")
     if problems:
@@ -191,7 +193,9 @@ def _absolute(path: AnyPath) -> Path:
 
 
 def _manifest(path: Path, root: Path, options: Options) -> list[Job]:
-    """The jobs of a manifest; paths of checkpoints and dictionaries start from its folder, outputs from OUTPUT."""
+    """The jobs of a manifest; paths of checkpoints, dictionaries and configs start from its folder, outputs from
+    OUTPUT.
+    """
     rows: Callable[[str], Iterator[_Row]] = _csv_rows if path.suffix == ".csv" else _json_rows
     problems: list[str] = []
     jobs = []
@@ -290,6 +294,7 @@ def _row_job(values: Mapping[str, object], folder: Path, root: Path, options: Op
         head=texts["head"] or options.head,
         dtype=texts["dtype"] or options.dtype,
         ema=bool(ema),
+        config=_absolute(folder / texts["config"]) if texts["config"] else options.config,
         card=options.card,
     )
     problems += _option_problems(given)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from w2vc.archive import open_checkpoint
+from w2vc.config_overrides import read_config
 from w2vc.dictionary import Dictionary, dictionary_beside, dictionary_file, read_dictionary
 from w2vc.errors import RefusedError, UnreadableError, UsageError
 from w2vc.options import Options
@@ -85,7 +86,7 @@ def make_record(
         head=head,
         dtype=dtype,
         ema=_text(ema),
-        config="" if not overrides else _sha256(json.dumps(overrides, sort_keys=True)),
+        config=_overrides(overrides),
         labels=labels or "",
         dictionary="" if dictionary is None else _symbols(dictionary),
         files=" ".join(sorted(files)),
@@ -98,6 +99,10 @@ def _text(value: bool) -> str:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _overrides(values: Mapping[str, object] | None) -> str:
+    return _sha256(json.dumps(values, sort_keys=True)) if values else ""
 
 
 def _symbols(dictionary: Dictionary) -> str:
@@ -173,9 +178,13 @@ def is_made_from(record: Record, fingerprint: str, checkpoint: Path, options: Op
         record: the output's.
         fingerprint: of the checkpoint as it is now.
         checkpoint: the file, for the dictionary beside it.
-        options: of a conversion without ``config``: the record has only that file's SHA-256.
+        options: of the conversion.
     """
-    now = (_CONVERTED_BY, fingerprint, options.dtype, _text(options.ema), options.card, "")
+    try:
+        config = _overrides(None if options.config is None else read_config(options.config))
+    except UsageError:  # the conversion will say what is wrong with it
+        return False
+    now = (_CONVERTED_BY, fingerprint, options.dtype, _text(options.ema), options.card, config)
     has_card = "README.md" in record.files.split()
     then = (record.converted_by, record.source_fingerprint, record.dtype, record.ema, has_card, record.config)
     heads = ("ctc", "pretraining") if options.head == "auto" else (options.head,)
