@@ -632,8 +632,13 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
         os.killpg(batching.pid, signal.SIGCONT)
         _stdout, stderr = batching.communicate(timeout=120)
         assert batching.returncode == 0, stderr
-    assert sorted(str(line["status"]) for line in lines(report)[:-1]) == ["converted"] * 24
+    found = [line["status"] for line in lines(report)[:-1]]
+    assert len(found) == 24
+    # A worker may have been done with its checkpoint, but not have said so.
+    assert found.count("converted") >= 22
+    assert set(found) <= {"converted", "skipped"}
     assert all_complete(output)
+    assert len(outputs(output)) == 24
     assert not leftovers(output)
 
 

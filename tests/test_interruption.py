@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import random
 import shutil
@@ -22,9 +23,11 @@ from tests.conftest import checkpoint
 from tests.moments import Children, Moments
 from tests.readme import ROOT
 from w2vc.errors import OutputExistsError, OutputWriteError
+from w2vc.output_directory import _exchange as exchange
 from w2vc.output_directory import output_directory
 
-KILLS = 100
+# A hundred kills in all.
+KILLS_BEFORE, KILLS_DURING, KILLS_AFTER = 20, 70, 10
 SIGNALS = 12
 
 
@@ -85,7 +88,7 @@ SLACK = 500
 def test_a_kill_before_anything_is_written_leaves_nothing(
     children: Children, large: Path, moments: Moments, tmp_path: Path
 ) -> None:
-    for moment in spread(KILLS // 5, 1, moments.building - SLACK):
+    for moment in spread(KILLS_BEFORE, 1, moments.building - SLACK):
         assert children.run("convert", large, tmp_path / "out", at=moment) == -signal.SIGKILL
         assert list(tmp_path.iterdir()) == []
 
@@ -95,13 +98,13 @@ def test_a_kill_at_any_moment_of_the_writing_leaves_all_or_nothing_and_the_rerun
 ) -> None:
     output = tmp_path / "out"
     half_made = 0
-    for moment in spread(KILLS, moments.building + SLACK, moments.placed - SLACK):
+    for moment in spread(KILLS_DURING, moments.building + SLACK, moments.placed - SLACK):
         assert children.run("convert", large, output, at=moment) == -signal.SIGKILL
         half_made += bool(hidden(tmp_path))
         if output.exists():
             assert contents(output) == right
             shutil.rmtree(output)
-    assert half_made > 0.9 * KILLS
+    assert half_made > 0.9 * KILLS_DURING
     assert children.run("convert", large, output) == 0
     assert contents(output) == right
     assert hidden(tmp_path) == []
@@ -111,7 +114,7 @@ def test_a_kill_after_the_writing_leaves_it_complete(
     children: Children, large: Path, right: dict[str, bytes], moments: Moments, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    for moment in spread(KILLS // 10, moments.placed + SLACK, moments.end - SLACK):
+    for moment in spread(KILLS_AFTER, moments.placed + SLACK, moments.end - SLACK):
         assert children.run("convert", large, output, at=moment) == -signal.SIGKILL
         assert contents(output) == right
         shutil.rmtree(output)
@@ -131,7 +134,7 @@ def test_a_kill_while_an_output_is_replaced_leaves_the_old_or_the_new_one(
     replace()
     moments = children.moments("convert", large, output, "--force")
     found = []
-    for moment in spread(KILLS // 5, moments.building, moments.end - SLACK):
+    for moment in spread(KILLS_BEFORE, moments.building, moments.end - SLACK):
         replace()
         assert children.run("convert", large, output, "--force", at=moment) == -signal.SIGKILL
         found.append(contents(output))
@@ -340,13 +343,75 @@ def test_what_another_process_is_building_is_not_cleared_away(tmp_path: Path) ->
     assert hidden(tmp_path) == []
 
 
+def put(output: Path, text: str) -> None:
+    output.mkdir()
+    (output / "config.json").write_text(text, encoding="utf-8")
+
+
+def build(output: Path, *, force: bool) -> None:
+    with output_directory(output, force=force) as building:
+        (building / "config.json").write_text("ours", encoding="utf-8")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_an_output_that_another_puts_there_at_the_last_moment_is_replaced_only_by_force(
+    force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def late(self: Path, target: Path) -> Path:
+        put(target, "theirs")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    if force:
+        build(tmp_path / "out", force=True)
+    else:
+        refused_with(OutputExistsError, "not empty", lambda: build(tmp_path / "out", force=False))
+    assert contents(tmp_path / "out") == {"config.json": b"ours" if force else b"theirs"}
+    assert hidden(tmp_path) == []
+
+
+def test_what_another_clears_away_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+    cleared: list[str] = []
+
+    def late(descriptor: int, operation: int) -> None:
+        if not cleared:
+            cleared.extend(hidden(tmp_path))
+            shutil.rmtree(tmp_path / cleared[0])
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    build(tmp_path / "out", force=False)
+    assert len(cleared) == 1
+    assert contents(tmp_path / "out") == {"config.json": b"ours"}
+    assert hidden(tmp_path) == []
+
+
+def test_an_output_that_another_takes_away_at_the_last_moment_is_put_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(building: Path, output: Path) -> None:
+        shutil.rmtree(output)
+        exchange(building, output)
+
+    monkeypatch.setattr("w2vc.output_directory._exchange", late)
+    put(tmp_path / "out", "theirs")
+    build(tmp_path / "out", force=True)
+    assert contents(tmp_path / "out") == {"config.json": b"ours"}
+    assert hidden(tmp_path) == []
+
+
 def test_what_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
-    def build() -> None:
+    def build_beside() -> None:
         with output_directory(tmp_path / "out", force=False) as building:
             (building / "config.json").write_text("{}", encoding="utf-8")
             (tmp_path / "out").mkdir()
             (tmp_path / "out" / "theirs").write_text("x", encoding="utf-8")
 
-    refused_with(OutputExistsError, "not empty", build)
+    refused_with(OutputExistsError, "not empty", build_beside)
     assert contents(tmp_path / "out") == {"theirs": b"x"}
     assert hidden(tmp_path) == []

@@ -82,16 +82,14 @@ def output_directory(output: Path, *, force: bool) -> Iterator[Path]:
     _building.add(building)
     try:
         with _as_output_error(output):
-            building.mkdir()
-        lock = _lock(building)
+            lock = _make_locked(building)
         try:
             with _as_output_error(output):
                 yield building
                 for path in building.iterdir():
                     sync(path)
                 sync(building)
-                check_free(output, force=force)
-                _put_in_place(building, output)
+                _put_in_place(building, output, force=force)
                 sync(output.parent)
         finally:
             os.close(lock)
@@ -127,11 +125,17 @@ def _make_parent(output: Path) -> None:
         raise OutputWriteError(f"{output} would lie below something that is no directory", advice=_PLACE) from error
 
 
-def _lock(building: Path) -> int:
-    directory = os.open(building, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    with contextlib.suppress(OSError):  # some network file systems have no locks; then leftovers stay
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return directory
+def _make_locked(building: Path) -> int:
+    """Makes the directory; until it is locked, another conversion may take it for a leftover and clear it away."""
+    while True:
+        building.mkdir()
+        with contextlib.suppress(FileNotFoundError):
+            directory = os.open(building, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with contextlib.suppress(OSError):  # some network file systems have no locks; then leftovers stay
+                fcntl.flock(directory, fcntl.LOCK_EX)
+            if building.exists():
+                return directory
+            os.close(directory)
 
 
 def _clear_leftovers(output: Path) -> None:
@@ -164,12 +168,29 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _put_in_place(building: Path, output: Path) -> None:
-    """Renames; where an earlier output stands, both change places in one step, so that one of them is always there."""
-    if output.is_dir() and any(output.iterdir()):
-        _exchange(building, output)
-    else:
-        building.rename(output)
+_ATTEMPTS = 10
+
+
+def _put_in_place(building: Path, output: Path, *, force: bool) -> None:
+    """Renames; where an earlier output stands, both change places in one step, so that one of them is always there.
+
+    Another conversion to the same output may come in between: then it is decided anew what is to be done.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        check_free(output, force=force)
+        try:
+            if output.is_dir() and any(output.iterdir()):
+                _exchange(building, output)
+            else:
+                building.rename(output)
+        except OSError as error:
+            if error.errno not in _CAME_IN_BETWEEN or attempt == _ATTEMPTS:
+                raise
+        else:
+            return
+
+
+_CAME_IN_BETWEEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)
 
 
 _AT_FDCWD = -100
