@@ -289,24 +289,38 @@ def test_workers_are_never_more_than_jobs_or_processors(monkeypatch: pytest.Monk
     assert 1 <= default_workers(1000) <= 3
 
 
+_V2 = "0::/system.slice/slurm/job_7/step_0\n"
+_V1 = "3:cpu,cpuacct:/slurm/job_7\n4:memory:/slurm/job_7\n"
+
+
 @pytest.mark.parametrize(
-    ("place", "limit", "workers"),
+    ("groups", "limits", "workers"),
     [
-        ("/sys/fs/cgroup/memory.max", "1200000000", 2),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "600000000", 1),
-        ("/sys/fs/cgroup/memory.max", "1000", 1),
-        ("/sys/fs/cgroup/memory.max", "max", 3),
-        ("/sys/fs/cgroup/cpu.max", "200000 100000", 2),
-        ("/sys/fs/cgroup/cpu.max", "50000 100000", 1),
-        ("/sys/fs/cgroup/cpu.max", "max 100000", 3),
+        # In a container, whose own group is the root, in both versions.
+        ("0::/\n", {"memory.max": "1200000000"}, 2),
+        ("4:memory:/docker/6d5f\n", {"memory/memory.limit_in_bytes": "600000000"}, 1),
+        ("", {"memory.max": "1000"}, 1),
+        ("0::/\n", {"memory.max": "max"}, 3),
+        ("0::/\n", {"cpu.max": "200000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "50000 100000"}, 1),
+        ("0::/\n", {"cpu.max": "max 100000"}, 3),
+        # A cluster's or a service's job, in groups of groups.
+        (_V2, {"system.slice/slurm/job_7/memory.max": "1200000000"}, 2),
+        (_V2, {"system.slice/memory.max": "600000000", "memory.max": "max"}, 1),
+        (_V2, {"system.slice/slurm/job_7/step_0/cpu.max": "200000 100000"}, 2),
+        (_V2, {"system.slice/slurm/job_8/memory.max": "1000"}, 3),
+        (_V1, {"memory/slurm/job_7/memory.limit_in_bytes": "1200000000"}, 2),
+        (_V1, {"cpu/slurm/job_7/cpu.cfs_quota_us": "200000", "cpu/slurm/job_7/cpu.cfs_period_us": "100000"}, 2),
+        (_V1, {"cpu/slurm/job_7/cpu.cfs_quota_us": "-1", "cpu/slurm/job_7/cpu.cfs_period_us": "100000"}, 3),
     ],
 )
-def test_workers_are_never_more_than_the_container_allows(
-    monkeypatch: pytest.MonkeyPatch, place: str, limit: str, workers: int
+def test_workers_are_never_more_than_the_container_or_the_clusters_job_allows(
+    monkeypatch: pytest.MonkeyPatch, groups: str, limits: dict[str, str], workers: int
 ) -> None:
+    texts = {"/proc/self/cgroup": groups, "/proc/meminfo": f"Cached: {2**40} kB\n"}
+    texts |= {f"/sys/fs/cgroup/{place}": f"{limit}\n" for place, limit in limits.items()}
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(3)))
-    monkeypatch.setattr("w2vc.batch_pool._first_line", lambda asked: limit if asked == place else "")
-    monkeypatch.setattr("w2vc.batch_pool._cached_bytes", lambda: 2**40)
+    monkeypatch.setattr("w2vc.batch_pool._text", lambda path: texts.get(path, ""))
     assert default_workers(1000) == workers
 
 

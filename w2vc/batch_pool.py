@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessP
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import Any
 
@@ -46,7 +46,7 @@ class Running:
 
 
 def default_workers(jobs: int) -> int:
-    """As many as processors and memory allow, those of the container if there is one, and no more than jobs."""
+    """As many as processors and memory allow, those of a container or a cluster's job, and no more than jobs."""
     return max(1, min(len(os.sched_getaffinity(0)), _processor_quota(), _available_bytes() // WORKER_BYTES, jobs))
 
 
@@ -54,32 +54,53 @@ _UNLIMITED = 2**62
 
 
 def _processor_quota() -> int:
-    """How many processors the control group may use at a time (kernel's ``cgroup-v2.rst``, ``cpu.max``)."""
-    quota, _space, period = _first_line("/sys/fs/cgroup/cpu.max").partition(" ")
-    return max(1, round(int(quota) / int(period))) if quota.isdigit() and period.isdigit() else _UNLIMITED
+    """How many processors the control groups may use at a time (Linux's ``cgroup-v2.rst``, ``sched-bwc.rst``)."""
+    quotas = [_UNLIMITED]
+    for group in _control_groups("cpu"):
+        of_version_1 = _text(f"{group}/cpu.cfs_quota_us") + " " + _text(f"{group}/cpu.cfs_period_us")
+        numbers = (_text(f"{group}/cpu.max") or of_version_1).split()
+        if len(numbers) == 2 and all(number.isdigit() for number in numbers) and numbers[1] != "0":
+            quotas.append(max(1, round(int(numbers[0]) / int(numbers[1]))))
+    return min(quotas)
 
 
 def _available_bytes() -> int:
-    """The least of what is free and what the control group is allowed, in its second or first version."""
-    limits = [_UNLIMITED]
-    for place in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        limit = _first_line(place)
-        limits += [int(limit)] if limit.isdigit() else []
-    return min(*limits, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _cached_bytes())
+    """The least of what is free and what the control groups are allowed (``cgroup-v2.rst``, ``memory.rst``)."""
+    texts = [
+        _text(f"{group}/{name}").strip()
+        for group in _control_groups("memory")
+        for name in ("memory.max", "memory.limit_in_bytes")
+    ]
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _cached_bytes()
+    return min([free, *(int(text) for text in texts if text.isdigit())])
+
+
+def _control_groups(controller: str) -> Iterator[str]:
+    """The folders of the control groups that this process is in, in the second or first version, up to their roots.
+
+    In a container the root is its own group, whatever the path to it is called; Slurm's and systemd's groups lie below.
+    """
+    roots = {"": _CONTROL_GROUPS, controller: f"{_CONTROL_GROUPS}/{controller}"}
+    yield from roots.values()
+    for line in _text("/proc/self/cgroup").splitlines():
+        _number, controllers, place = line.split(":", 2)
+        for name in controllers.split(","):
+            if name in roots:
+                yield from (f"{roots[name]}{above}" for above in (place, *map(str, PurePosixPath(place).parents)))
+
+
+_CONTROL_GROUPS = "/sys/fs/cgroup"
 
 
 def _cached_bytes() -> int:
     """What the system would give back from its cache: ``Cached`` in ``/proc/meminfo``."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
+    lines = _text("/proc/meminfo").splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Cached:")), 0)
 
 
-def _first_line(path: str) -> str:
+def _text(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="ascii").partition("\n")[0]
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
