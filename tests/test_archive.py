@@ -9,13 +9,14 @@ import socket
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.forgery import Part, zipped
 from w2vc.archive import Archive, examine, open_checkpoint
 from w2vc.errors import DamagedError, MissingError, NotACheckpointError, UnsafeError
 
@@ -28,9 +29,9 @@ def checkpoint() -> dict[str, object]:
     return {"model": model, "shared": model["a"].t(), "parameter": torch.nn.Parameter(torch.ones(2))}
 
 
-def saved(value: object = None, *, zipped: bool = True) -> bytes:
+def saved(value: object = None, *, in_zip: bool = True) -> bytes:
     file = io.BytesIO()
-    torch.save(checkpoint() if value is None else value, file, _use_new_zipfile_serialization=zipped)
+    torch.save(checkpoint() if value is None else value, file, _use_new_zipfile_serialization=in_zip)
     return file.getvalue()
 
 
@@ -52,46 +53,6 @@ class Watched(io.BytesIO):
         return data
 
 
-# A zip writer that can lie.
-
-
-@dataclass(frozen=True)
-class Part:
-    name: str
-    data: bytes
-    flags: int = 0
-    method: int = 0
-    crc32: int | None = None
-    size: int | None = None
-    compressed_size: int | None = None
-    extra: bytes = b""
-    header: dict[str, object] = field(default_factory=dict)
-    offset: int | None = None
-    attributes: int = 0
-
-    @property
-    def numbers(self) -> tuple[int, int, int]:
-        crc32 = zlib.crc32(self.data) if self.crc32 is None else self.crc32
-        size = len(self.data) if self.size is None else self.size
-        return crc32, size if self.compressed_size is None else self.compressed_size, size
-
-
-def written(parts: Sequence[Part], **end: int) -> bytes:
-    file = bytearray()
-    directory = bytearray()
-    for part in parts:
-        offset = len(file) if part.offset is None else part.offset
-        told = replace(part, **part.header)  # type: ignore[arg-type]  # whatever the header is to say otherwise
-        file += struct.pack("<4s5H", b"PK\x03\x04", 20, told.flags, told.method, 0, 0)
-        file += struct.pack("<3L2H", *told.numbers, len(told.name.encode()), len(told.extra))
-        file += told.name.encode() + told.extra + part.data
-        directory += struct.pack("<4s6H", b"PK\x01\x02", 20, 20, part.flags, part.method, 0, 0)
-        directory += struct.pack("<3L5H", *part.numbers, len(part.name.encode()), len(part.extra), 0, 0, 0)
-        directory += struct.pack("<2L", part.attributes, offset) + part.name.encode() + part.extra
-    numbers = {"disk": 0, "here": len(parts), "entries": len(parts), "size": len(directory), "offset": len(file), **end}
-    return bytes(file + directory + struct.pack("<4sHHHHLLH", b"PK\x05\x06", 0, *numbers.values(), 0))
-
-
 STORAGE = struct.pack("<3f", 1, 2, 3)
 
 
@@ -106,11 +67,11 @@ def parts() -> list[Part]:
 
 
 def changed(name: str, **changes: object) -> bytes:
-    return written([replace(p, **changes) if p.name == name else p for p in parts()])  # type: ignore[arg-type]  # any field
+    return zipped([replace(p, **changes) if p.name == name else p for p in parts()])  # type: ignore[arg-type]  # any field
 
 
 def added(name: str, data: bytes) -> bytes:
-    return written([*parts(), Part(name, data)])
+    return zipped([*parts(), Part(name, data)])
 
 
 # Good files
@@ -125,16 +86,16 @@ def test_what_real_fairseq_wrote_passes(path: Path) -> None:
     assert archive.program.storages
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_each_storage_s_bytes_lie_where_the_gate_says(zipped: bool) -> None:
-    data = saved(zipped=zipped)
+@pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "legacy"])
+def test_each_storage_s_bytes_lie_where_the_gate_says(in_zip: bool) -> None:
+    data = saved(in_zip=in_zip)
     archive = examined(data)
-    assert archive.container == ("zip" if zipped else "legacy")
+    assert archive.container == ("zip" if in_zip else "legacy")
     held = set()
     for storage in archive.program.storages:
         record = archive.records[f"data/{storage.key}"]
         content = data[record.offset : record.offset + record.size]
-        assert record.crc32 == (zlib.crc32(content) if zipped else None)
+        assert record.crc32 == (zlib.crc32(content) if in_zip else None)
         held.add(content)
     assert held == {
         struct.pack("<6f", *range(6)),
@@ -144,16 +105,16 @@ def test_each_storage_s_bytes_lie_where_the_gate_says(zipped: bool) -> None:
     }
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_no_tensor_byte_is_read(zipped: bool) -> None:
+@pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "legacy"])
+def test_no_tensor_byte_is_read(in_zip: bool) -> None:
     # Larger than what the legacy format's reading may run past the pickles.
-    data = saved({"model": {"a": torch.ones(100_000), "b": torch.zeros(100_000)}}, zipped=zipped)
+    data = saved({"model": {"a": torch.ones(100_000), "b": torch.zeros(100_000)}}, in_zip=in_zip)
     file = Watched(data)
     archive = examine(file, PATH)
     largest = [record for record in archive.records.values() if record.size == 400_000]
     assert len(largest) == 2
     # The legacy format's pickles have no length: reading may run past their end, into the first storage.
-    spared = largest if zipped else largest[1:]
+    spared = largest if in_zip else largest[1:]
     for record in spared:
         assert all(end <= record.offset or start >= record.offset + record.size for start, end in file.ranges)
     assert sum(end - start for start, end in file.ranges) < 80_000
@@ -181,7 +142,7 @@ def test_a_file_without_crcs_has_none() -> None:
 
 
 def test_a_plain_zip_as_other_tools_write_it_passes() -> None:
-    archive = examined(written(parts()))
+    archive = examined(zipped(parts()))
     assert archive.records.keys() == {"data.pkl", "data/0", "version"}
     assert archive.records["data/0"].crc32 == zlib.crc32(STORAGE)
 
@@ -204,7 +165,7 @@ def test_the_fingerprint_is_the_same_for_a_copy_and_another_for_another_model() 
     first, second = saved({"model": torch.ones(3)}), saved({"model": torch.zeros(3)})
     assert examined(first).fingerprint == examine(io.BytesIO(first), Path("elsewhere")).fingerprint
     assert examined(first).fingerprint != examined(second).fingerprint
-    assert len(examined(saved(zipped=False)).fingerprint) == 64
+    assert len(examined(saved(in_zip=False)).fingerprint) == 64
 
 
 # Other things than checkpoints
@@ -238,16 +199,16 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "program": (b"\x7fELF\x02\x01", "a program"),
     "pickle": (pickle.dumps({"model": 1}), "a Python pickle that torch.save didn't write"),
     "noise": (bytes(range(128, 256)) * 3, "an unknown kind|unknown kind"),
-    "empty zip": (written([]), "an empty zip archive"),
+    "empty zip": (zipped([]), "an empty zip archive"),
     "split zip": (b"PK\x07\x08PK\x03\x04", "split zip"),
     "torchscript": (added("a/constants.pkl", b"x"), "TorchScript"),
     "torchscript code": (added("a/code/m.py", b"x"), "TorchScript"),
-    "torch.package": (written([Part("a/.data/extern_modules", b"")]), "torch.package"),
-    "npz": (written([Part("a.npy", b"\x93NUMPY")]), "npz"),
-    "keras": (written([Part("model.weights.h5", b""), Part("config.json", b"{}")]), "Keras"),
-    "office": (written([Part("[Content_Types].xml", b""), Part("word/document.xml", b"")]), "office"),
-    "other zip": (written([Part("a/readme.txt", b"hello")]), "without data.pkl"),
-    "no folder": (written([Part("data.pkl", b"N."), Part("version", b"3")]), "in no folder"),
+    "torch.package": (zipped([Part("a/.data/extern_modules", b"")]), "torch.package"),
+    "npz": (zipped([Part("a.npy", b"\x93NUMPY")]), "npz"),
+    "keras": (zipped([Part("model.weights.h5", b""), Part("config.json", b"{}")]), "Keras"),
+    "office": (zipped([Part("[Content_Types].xml", b""), Part("word/document.xml", b"")]), "office"),
+    "other zip": (zipped([Part("a/readme.txt", b"hello")]), "without data.pkl"),
+    "no folder": (zipped([Part("data.pkl", b"N."), Part("version", b"3")]), "in no folder"),
 }
 
 
@@ -289,7 +250,7 @@ def zip64_extra(*numbers: int) -> bytes:
 
 FULL = 0xFFFFFFFF
 PICKLE = a_pickle()
-GOOD = written(parts())
+GOOD = zipped(parts())
 TORCH_S = saved({"model": torch.ones(3)})
 
 
@@ -328,8 +289,8 @@ LIES: dict[str, tuple[bytes, str]] = {
     "larger than the file": (changed("a/data/0", size=10_000), "ends before record"),
     "a place outside": (changed("a/data/0", offset=10_000_000), "outside of its place"),
     "a place in another record": (changed("a/data/0", offset=3), "contradicts the directory"),
-    "the place of another": (written([*parts(), replace(parts()[1], name="a/data/1", offset=0)]), "under another name"),
-    "twice": (written([*parts(), parts()[1]]), "twice"),
+    "the place of another": (zipped([*parts(), replace(parts()[1], name="a/data/1", offset=0)]), "under another name"),
+    "twice": (zipped([*parts(), parts()[1]]), "twice"),
     "twice but for case": (added("a/DATA/0", STORAGE), "twice"),
     "two roots": (added("b/data/1", STORAGE), "more than one root"),
     "a dot in a name": (added("a/./data/0", STORAGE), "odd name"),
@@ -338,16 +299,16 @@ LIES: dict[str, tuple[bytes, str]] = {
     "a backslash in a name": (added("a\\data", b""), "odd name"),
     "a control character in a name": (added("a/\x1b[2J", b""), "odd name"),
     "a long name": (added("a/" + "n" * 2000, b""), "odd name"),
-    "fewer entries counted": (written(parts(), here=2, entries=2), "more in its directory"),
-    "more entries counted": (written(parts(), here=4, entries=4), "fewer records in its directory"),
-    "other entries here": (written(parts(), here=2), "split"),
-    "another disk": (written(parts(), disk=1), "split"),
-    "the directory elsewhere": (written(parts(), offset=1), "right before"),
+    "fewer entries counted": (zipped(parts(), here=2, entries=2), "more in its directory"),
+    "more entries counted": (zipped(parts(), here=4, entries=4), "fewer records in its directory"),
+    "other entries here": (zipped(parts(), here=2), "split"),
+    "another disk": (zipped(parts(), disk=1), "split"),
+    "the directory elsewhere": (zipped(parts(), offset=1), "right before"),
     "zip64's numbers missing": (changed("a/data/0", size=FULL), "lacks the zip64 numbers"),
     "zip64's numbers broken": (changed("a/data/0", extra=b"\x01\0\xff\xff"), "broken extra"),
     "zip64's numbers twice": (changed("a/data/0", extra=zip64_extra(12) * 2), "twice"),
     "zip64's numbers beyond the file": (changed("a/data/0", size=FULL, extra=zip64_extra(2**40, 2**40)), "ends before"),
-    "full numbers without zip64": (written(parts(), offset=FULL), "without zip64"),
+    "full numbers without zip64": (zipped(parts(), offset=FULL), "without zip64"),
     "big-endian": (added("a/byteorder", b"big"), "byte order is 'big'"),
     "big-endian in capitals": (added("a/BYTEORDER", b"big"), "byte order is 'big'"),
     "no serialization id": (added("a/.data/serialization_id", b"\xff"), "serialization id"),
@@ -358,7 +319,7 @@ LIES: dict[str, tuple[bytes, str]] = {
     "an alignment of many digits": (added("a/.storage_alignment", b"9" * 10_000), "alignment"),
     "a format from the future": (added("a/.format_version", b"x"), "format's version"),
     "a version from the future": (changed("a/version", data=b"11"), "archive's version"),
-    "a storage without a record": (written([part for part in parts() if part.name != "a/data/0"]), "has no record"),
+    "a storage without a record": (zipped([part for part in parts() if part.name != "a/data/0"]), "has no record"),
     "a storage longer than its record": (changed("a/data/0", data=STORAGE[:-1]), "has 11 bytes"),
     "a storage shorter than its record": (changed("a/data/0", data=STORAGE * 2), "has 24 bytes"),
     "bytes behind the pickle": (changed("a/data.pkl", data=PICKLE + b"N."), "bytes follow the pickle"),
@@ -374,11 +335,11 @@ def test_a_zip_that_is_damaged_or_contradicts_itself_is_refused(data: bytes, wor
 
 
 def test_overlapping_records_are_refused() -> None:
-    inner = written([Part("a/data/1", STORAGE)])[: 30 + 8 + 12]
+    inner = zipped([Part("a/data/1", STORAGE)])[: 30 + 8 + 12]
     outer = [*parts(), Part("a/data/2", inner)]
     place = len(b"".join(b"0" * 30 + p.name.encode() + p.data for p in parts())) + 30 + len("a/data/2")
     with pytest.raises(DamagedError, match="overlap"):
-        examined(written([*outer, Part("a/data/1", STORAGE, offset=place)]))
+        examined(zipped([*outer, Part("a/data/1", STORAGE, offset=place)]))
 
 
 def test_all_missing_and_wrong_storages_are_listed_in_one_error() -> None:
@@ -386,7 +347,7 @@ def test_all_missing_and_wrong_storages_are_listed_in_one_error() -> None:
     record = examined(data).records["data.pkl"]
     pickled = data[record.offset : record.offset + record.size]
     with pytest.raises(DamagedError) as caught:
-        examined(written([Part("a/data.pkl", pickled), Part("a/data/0", b"1234")]))
+        examined(zipped([Part("a/data.pkl", pickled), Part("a/data/0", b"1234")]))
     assert len(caught.value.problems) == 2
 
 
@@ -435,7 +396,7 @@ def test_code_in_the_pickle_is_refused_by_name() -> None:
 
 def legacy_with(pickled: Callable[[bytes], bytes], tail: Callable[[bytes], bytes] = bytes) -> bytes:
     """A legacy file, its five pickles and its storages changed."""
-    data = saved({"model": torch.ones(3)}, zipped=False)
+    data = saved({"model": torch.ones(3)}, in_zip=False)
     storages = 8 + 12
     return pickled(data[:-storages]) + tail(data[-storages:])
 

@@ -8,7 +8,6 @@ import datetime
 import enum
 import pathlib
 import pickle
-import struct
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from tests.forgery import PROTOCOL_2, STOP, a_call, a_global, a_list, a_tuple, text
 from w2vc.errors import DamagedError, UnsafeError
 from w2vc.pickle_program import (
     BUILT_BYTES_LIMIT,
@@ -32,35 +32,10 @@ from w2vc.pickle_program import (
     read_program,
 )
 
-# A small assembler of pickles.
-PROTOCOL_2 = b"\x80\x02"
-STOP = b"."
-
-
-def text(value: str) -> bytes:
-    raw = value.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
 
 def integer(value: int) -> bytes:
     raw = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
     return b"\x8a" + bytes([len(raw)]) + raw
-
-
-def a_global(module: str, name: str) -> bytes:
-    return f"c{module}\n{name}\n".encode()
-
-
-def a_tuple(*items: bytes) -> bytes:
-    return b"(" + b"".join(items) + b"t"
-
-
-def a_list(*items: bytes) -> bytes:
-    return b"](" + b"".join(items) + b"e"
-
-
-def a_call(module: str, name: str, *arguments: bytes) -> bytes:
-    return a_global(module, name) + a_tuple(*arguments) + b"R"
 
 
 def a_storage(
