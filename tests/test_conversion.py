@@ -45,6 +45,23 @@ def test_the_checkpoint_is_never_written_to(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_kept_half_precision_model_is_exact_though_its_frequencies_are_widened(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    saved = torch.load(checkpoint("rotary_pretraining"), weights_only=True)
+    halves = {name: tensor.half() for name, tensor in saved["model"].items() if tensor.is_floating_point()}
+    torch.save({**saved, "model": {**saved["model"], **halves}}, tmp_path / "half.pt")
+    report = w2vc.convert(tmp_path / "half.pt", tmp_path / "out", dtype="keep")
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert report.values()["exact"] is True
+    frequencies = next(
+        tensor for name, tensor in halves.items() if name.endswith("layers.0.self_attn.rotary_emb.inv_freq")
+    )
+    assert torch.equal(weights["wav2vec2_conformer.encoder.embed_positions.inv_freq"], frequencies.float())
+    assert weights["project_q.weight"].dtype == torch.float16
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_a_cast_of_each_weight_and_of_nothing_else(dtype: str, tmp_path: Path) -> None:
     import torch
