@@ -163,33 +163,40 @@ def test_a_signal_leaves_nothing_behind(
 _INTERRUPTED_LIBRARY = """
 import os, signal, sys
 import safetensors
+from w2vc.cli import main
+
+if sys.argv.pop(1) == "ignored":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+opened = safetensors.safe_open
 
 def safe_open(*arguments, **options):
     try:
         os.kill(os.getpid(), signal.SIGINT)
-        print("went on")
-    finally:
+        return opened(*arguments, **options)
+    except BaseException:
         raise ValueError("out of a library that was putting things in order")
 
 safetensors.safe_open = safe_open
-from w2vc.cli import main
 main()
 """
 
 
+def interrupted_library(how: str, output: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _INTERRUPTED_LIBRARY, how, "convert", str(checkpoint("relative_ctc")), str(output)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)  # noqa: S603 - ours
+
+
 def test_ctrl_c_within_a_library_is_told_as_nothing_else(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        _INTERRUPTED_LIBRARY,
-        "convert",
-        str(checkpoint("relative_ctc")),
-        str(tmp_path / "out"),
-    ]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)  # noqa: S603 - ours
+    run = interrupted_library("taken", tmp_path / "out")
     assert (run.returncode, run.stdout) == (130, "")
     assert run.stderr == "w2vc: interrupted\n      Nothing was left behind; run the same command again.\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_that_whoever_started_it_has_ignored_stays_ignored(tmp_path: Path) -> None:
+    run = interrupted_library("ignored", tmp_path / "out")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert (tmp_path / "out" / "config.json").exists()
 
 
 @pytest.mark.parametrize(
