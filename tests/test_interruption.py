@@ -412,6 +412,59 @@ def test_an_output_that_another_takes_away_at_the_last_moment_is_put_there(
     assert hidden(tmp_path) == []
 
 
+# Where directories can't change places in one step.
+
+
+@pytest.fixture
+def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_arguments, **_options: object())
+
+
+@pytest.mark.usefixtures("without_exchange")
+def test_an_output_is_replaced_where_directories_cannot_be_exchanged(tmp_path: Path) -> None:
+    put(tmp_path / "out", "theirs")
+    build(tmp_path / "out", force=True)
+    assert contents(tmp_path / "out") == {"config.json": b"ours"}
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.usefixtures("without_exchange")
+def test_an_output_that_cannot_be_replaced_without_exchange_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, renamed = Path.rename, []
+
+    def second_fails(self: Path, target: Path) -> Path:
+        renamed.append(target)
+        if len(renamed) == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    put(tmp_path / "out", "theirs")
+    monkeypatch.setattr(Path, "rename", second_fails)
+    refused_with(OutputWriteError, "Input/output error", lambda: build(tmp_path / "out", force=True))
+    assert contents(tmp_path / "out") == {"config.json": b"theirs"}
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.usefixtures("without_exchange")
+def test_ctrl_c_between_the_two_renames_without_exchange_waits_for_the_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        signal.raise_signal(signal.SIGINT)
+        return rename(self, target)
+
+    put(tmp_path / "out", "theirs")
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "out", force=True)
+    assert contents(tmp_path / "out") == {"config.json": b"ours"}
+    assert hidden(tmp_path) == []
+
+
 def test_what_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
     def build_beside() -> None:
         with output_directory(tmp_path / "out", force=False) as building:

@@ -38,6 +38,7 @@ ORDER = (
     "plan",
     "model_card",
     "safetensors_file",
+    "interrupts",
     "output_directory",
     "kernel_copy",
     "crc32",

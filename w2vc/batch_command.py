@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from importlib import import_module
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from w2vc.errors import UsageError
+from w2vc.interrupts import interrupts_kept
 from w2vc.terminal import printable
 
 if TYPE_CHECKING:
@@ -66,10 +66,12 @@ def batch(
     """Convert many checkpoints; what is done already is skipped, what fails doesn't stop the others."""
     from w2vc.batch import batch as run
 
-    with _executor(dask) as executor, _display() as display, _interrupts_at_ticks() as tick:
+    with _executor(dask) as executor, _display() as display, interrupts_kept() as interrupts:
 
         def on_progress(progress: Progress) -> None:
-            tick()
+            # Raised at any other point it could leave a lock held that a result needs, and wait for that for ever.
+            if interrupts:
+                raise KeyboardInterrupt
             display.progress(progress)
 
         summary = run(
@@ -125,27 +127,6 @@ def _executor(address: str | None) -> Iterator[Executor | None]:
     with client:
         # A conversion has an effect, so that equal calls are not one (pure); what a lost worker had is done elsewhere.
         yield client.get_executor(pure=False)
-
-
-@contextmanager
-def _interrupts_at_ticks() -> Iterator[Callable[[], None]]:
-    """Has Ctrl-C and SIGTERM wait until the function that it gives is called, which then raises KeyboardInterrupt.
-
-    Raised at any other point it could leave a lock held that the workers' results need, and wait for them for ever.
-    """
-    came: list[int] = []
-
-    def tick() -> None:
-        if came:
-            raise KeyboardInterrupt
-
-    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in numbers}
-    try:
-        yield tick
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Lines:

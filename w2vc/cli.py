@@ -296,11 +296,13 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     An exception instead of this would come out of any line of any library: as another one, where that was putting
     things in order, or never, where it left a lock held that a thread waits for.
     """
-    abandon()
-    if _Progress.is_shown:
-        os.write(2, _LINE_CLEARED_CURSOR_SHOWN)
-    os.write(2, _two_lines(*_INTERRUPTED).encode())
-    os._exit(INTERRUPTED)
+    try:
+        abandon()
+        if _Progress.is_shown:
+            os.write(2, _LINE_CLEARED_CURSOR_SHOWN)
+        os.write(2, _two_lines(*_INTERRUPTED).encode())
+    finally:
+        os._exit(INTERRUPTED)
 
 
 _LINE_CLEARED_CURSOR_SHOWN = b"\r\x1b[2K\x1b[?25h"

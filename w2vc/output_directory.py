@@ -13,10 +13,12 @@ import fcntl
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 from w2vc.errors import OutputError, OutputExistsError, OutputWriteError
+from w2vc.interrupts import interrupts_kept
 
 WRITTEN_FILES = frozenset(
     {
@@ -207,6 +209,14 @@ def _exchange(building: Path, output: Path) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     # A file system that can't: for a moment nothing stands there.
     aside = building.with_name(building.name[:-12] + secrets.token_hex(6))
-    output.rename(aside)
-    building.rename(output)
+    with interrupts_kept() as interrupts:
+        output.rename(aside)
+        try:
+            building.rename(output)
+        except OSError:
+            with contextlib.suppress(OSError):  # something new is there, then
+                aside.rename(output)
+            raise
     shutil.rmtree(aside, ignore_errors=True)
+    if interrupts:
+        signal.raise_signal(interrupts[0])
