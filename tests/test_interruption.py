@@ -24,7 +24,7 @@ from tests.moments import Children, Moments
 from tests.readme import ROOT
 from w2vc.errors import OutputExistsError, OutputWriteError
 from w2vc.output_directory import _exchange as exchange
-from w2vc.output_directory import output_directory
+from w2vc.output_directory import check_free, output_directory
 
 # A hundred kills in all.
 KILLS_BEFORE, KILLS_DURING, KILLS_AFTER = 20, 70, 10
@@ -361,21 +361,52 @@ def build(output: Path, *, force: bool) -> None:
 
 
 @pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("moment", ["after the look", "before the rename"])
 def test_an_output_that_another_puts_there_at_the_last_moment_is_replaced_only_by_force(
-    force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str, force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = Path.rename
+    output = tmp_path / "out"
+    look, rename = check_free, Path.rename
 
-    def late(self: Path, target: Path) -> Path:
-        put(target, "theirs")
+    def put_theirs() -> None:
+        if not output.exists():
+            put(output, "theirs")
+
+    def look_too_early(place: Path, *, force: bool) -> None:
+        look(place, force=force)
+        if hidden(tmp_path):  # the last look, not the first
+            put_theirs()
+
+    def rename_too_late(self: Path, target: Path) -> Path:
+        put_theirs()
         return rename(self, target)
 
-    monkeypatch.setattr(Path, "rename", late)
-    if force:
-        build(tmp_path / "out", force=True)
+    if moment == "after the look":
+        monkeypatch.setattr("w2vc.output_directory.check_free", look_too_early)
     else:
-        refused_with(OutputExistsError, "not empty", lambda: build(tmp_path / "out", force=False))
-    assert contents(tmp_path / "out") == {"config.json": b"ours" if force else b"theirs"}
+        monkeypatch.setattr(Path, "rename", rename_too_late)
+    if force:
+        build(output, force=True)
+    else:
+        refused_with(OutputExistsError, "not empty", lambda: build(output, force=False))
+    assert contents(output) == {"config.json": b"ours" if force else b"theirs"}
+    assert hidden(tmp_path) == []
+
+
+def test_a_file_that_somebody_puts_into_an_output_at_the_last_moment_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+
+    def late(building: Path, output: Path) -> None:
+        if not (building / "notes.txt").exists():
+            (output / "notes.txt").write_text("theirs", encoding="utf-8")
+        exchange(building, output)
+
+    put(output, "old")
+    monkeypatch.setattr("w2vc.output_directory._exchange", late)
+    refused_with(OutputExistsError, "notes.txt", lambda: build(output, force=True))
+    assert contents(output) == {"config.json": b"old", "notes.txt": b"theirs"}
     assert hidden(tmp_path) == []
 
 

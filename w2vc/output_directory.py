@@ -45,18 +45,22 @@ def check_free(output: Path, *, force: bool) -> None:
     if output.is_symlink() or not output.is_dir():
         raise OutputExistsError(f"{output} exists and is no directory", advice="Give another OUTPUT, or move it away.")
     with _as_output_error(output):
-        found = sorted(path.name for path in output.iterdir())
-    if found and not force:
+        is_empty, strangers = not any(output.iterdir()), _strangers(output)
+    if not is_empty and not force:
         raise OutputExistsError(
             f"{output} exists and is not empty",
             advice="Give another OUTPUT, or replace an earlier conversion with --force.",
         )
-    strangers = [name for name in found if name not in WRITTEN_FILES]
     if strangers:
         raise OutputExistsError(
             f"{output} holds files that w2vc didn't write: {', '.join(strangers[:5])}",
             advice="--force replaces earlier conversions only: give another OUTPUT, or move those files away.",
         )
+
+
+def _strangers(output: Path) -> list[str]:
+    """The names of what w2vc didn't write."""
+    return sorted({path.name for path in output.iterdir()} - WRITTEN_FILES)
 
 
 _building: set[Path] = set()
@@ -147,7 +151,7 @@ def _clear_leftovers(output: Path) -> None:
             directory = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if {path.name for path in leftover.iterdir()} <= WRITTEN_FILES:
+                if not _strangers(leftover):
                     shutil.rmtree(leftover, ignore_errors=True)
             finally:
                 os.close(directory)
@@ -174,22 +178,26 @@ _ATTEMPTS = 10
 
 
 def _put_in_place(building: Path, output: Path, *, force: bool) -> None:
-    """Renames; where an earlier output stands, both change places in one step, so that one of them is always there.
+    """Renames; with force both change places in one step where an earlier output stands: one of them is always there.
 
-    Another conversion to the same output may come in between: then it is decided anew what is to be done.
+    Another conversion to the same output may come in between. A rename takes the place of nothing but an empty
+    directory, so that it fails then, and it is decided anew what is to be done.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         check_free(output, force=force)
         try:
-            if output.is_dir() and any(output.iterdir()):
+            if force and output.is_dir() and any(output.iterdir()):
                 _exchange(building, output)
+                if not _strangers(building):
+                    return
+                _exchange(building, output)  # somebody put a file there; looking again tells of it
             else:
                 building.rename(output)
+                return
         except OSError as error:
             if error.errno not in _CAME_IN_BETWEEN or attempt == _ATTEMPTS:
                 raise
-        else:
-            return
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
 _CAME_IN_BETWEEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)
@@ -200,6 +208,7 @@ _RENAME_EXCHANGE = 2
 
 
 def _exchange(building: Path, output: Path) -> None:
+    """Has two directories change places."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is not None:
         paths = os.fsencode(building), os.fsencode(output)
@@ -217,6 +226,6 @@ def _exchange(building: Path, output: Path) -> None:
             with contextlib.suppress(OSError):  # something new is there, then
                 aside.rename(output)
             raise
-    shutil.rmtree(aside, ignore_errors=True)
+        aside.rename(building)
     if interrupts:
         signal.raise_signal(interrupts[0])
