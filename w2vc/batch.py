@@ -14,9 +14,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from w2vc.batch_jobs import Job, check_writable, find_jobs
+from w2vc.batch_jobs import Job, absolute, check_writable, find_jobs
 from w2vc.batch_pool import Pool, Running, default_workers
 from w2vc.batch_work import STATUSES, Result, lost, work
 from w2vc.conversion import AnyPath
@@ -132,7 +131,8 @@ def batch(
     started = time.monotonic()
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs is {jobs}", advice="Give 1 or more, or leave it out.")
-    options = Options(_absolute(dictionary), head, dtype, ema, _absolute(config), card)
+    words, values = (None if path is None else absolute(path) for path in (dictionary, config))
+    options = Options(words, head, dtype, ema, values, card)
     todo = find_jobs(inputs, output, options, part)
     results: list[Result] = []
     with _report(report) as tell:
@@ -147,11 +147,6 @@ def batch(
             summary = BatchSummary(tuple(results), len(todo), time.monotonic() - started)
             tell({"summary": summary.values()})
     return summary
-
-
-def _absolute(path: AnyPath | None) -> Path | None:
-    # Path.resolve would follow a link at the end, as workers elsewhere may not.
-    return None if path is None else Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _results(

@@ -70,7 +70,7 @@ def find_jobs(
         UsageError: nothing to do, a wrong manifest or option, or outputs that are in one another's way; lists all.
         OutputError: OUTPUT is no folder.
     """
-    root = _absolute(output)
+    root = absolute(output)
     if root.exists() and not root.is_dir():
         raise OutputWriteError(f"{root} is no folder", advice="Give a folder for the outputs with --output.")
     _check_options(options, part)
@@ -88,7 +88,7 @@ def check_writable(output: AnyPath) -> None:
     Raises:
         OutputError: OUTPUT, or the nearest folder above it that exists, may not be written to.
     """
-    folder = next(folder for folder in (_absolute(output), *_absolute(output).parents) if folder.exists())
+    folder = next(folder for folder in (absolute(output), *absolute(output).parents) if folder.exists())
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputWriteError(f"{folder} may not be written to", advice="Give another folder with --output.")
 
@@ -142,7 +142,7 @@ def _job(checkpoint: Path, output: Path, options: Options) -> Job:
 def _checkpoints(given: Path, root: Path) -> Iterator[tuple[Path, str]]:
     """The checkpoints that an input means, and each one's name below OUTPUT."""
     if given.is_dir():
-        found = [(path, _name(path, _absolute(given))) for path in _below(_absolute(given), root)]
+        found = [(path, _name(path, absolute(given))) for path in _below(absolute(given), root)]
         if not found:
             raise UsageError(
                 f"the folder {given} holds no {_ENDING} file",
@@ -152,7 +152,7 @@ def _checkpoints(given: Path, root: Path) -> Iterator[tuple[Path, str]]:
     elif glob.has_magic(str(given)) and not os.path.lexists(given):
         yield from _matching(given, root)
     else:
-        yield _absolute(given), _without_ending(given.name)
+        yield absolute(given), _without_ending(given.name)
 
 
 def _below(folder: Path, root: Path) -> Iterator[Path]:
@@ -168,8 +168,8 @@ def _matching(pattern: Path, root: Path) -> Iterator[tuple[Path, str]]:
     if not matches:
         raise UsageError(f"nothing matches {pattern}", advice="Look at the pattern, and from where it is meant.")
     parts = pattern.parts
-    fixed = _absolute(Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))]))
-    for match in map(_absolute, matches):
+    fixed = absolute(Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))]))
+    for match in map(absolute, matches):
         for path in _below(match, root) if match.is_dir() else (match,):
             yield path, _name(path, fixed)
 
@@ -182,7 +182,8 @@ def _without_ending(name: str) -> str:
     return name.removesuffix(_ENDING) or name
 
 
-def _absolute(path: AnyPath) -> Path:
+def absolute(path: AnyPath) -> Path:
+    """A path that means the same to workers in other folders."""
     # Path.resolve would follow a link at the end, whose own name is the one that people know.
     path = Path(os.path.abspath(path))  # noqa: PTH100
     return path.parent.resolve() / path.name
@@ -201,7 +202,7 @@ def _manifest(path: Path, root: Path, options: Options) -> list[Job]:
     jobs = []
     for row in rows(_text(path)):
         if not row.problems:
-            job, row_problems = _row_job(row.values, _absolute(path).parent, root, options)
+            job, row_problems = _row_job(row.values, absolute(path).parent, root, options)
             row = replace(row, problems=row_problems)
             jobs.append(job)
         problems += [f"{path}, line {row.line}: {problem}" for problem in row.problems]
@@ -290,15 +291,15 @@ def _row_job(values: Mapping[str, object], folder: Path, root: Path, options: Op
     if Path(name).is_absolute() or ".." in Path(name).parts or Path(name) == Path():
         problems.append(f"the output {name!r} is not a name below --output")
     given = Options(
-        dictionary=_absolute(folder / texts["dictionary"]) if texts["dictionary"] else options.dictionary,
+        dictionary=absolute(folder / texts["dictionary"]) if texts["dictionary"] else options.dictionary,
         head=texts["head"] or options.head,
         dtype=texts["dtype"] or options.dtype,
         ema=bool(ema),
-        config=_absolute(folder / texts["config"]) if texts["config"] else options.config,
+        config=absolute(folder / texts["config"]) if texts["config"] else options.config,
         card=options.card,
     )
     problems += _option_problems(given)
-    return _job(_absolute(folder / texts["checkpoint"]), root / name, given), tuple(problems)
+    return _job(absolute(folder / texts["checkpoint"]), root / name, given), tuple(problems)
 
 
 # ---------------------------------------------------------------------------------------------------------------
