@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
+from tests.sandbox import import_everything
+
 
 @dataclass
 class Moments:
@@ -92,7 +94,7 @@ class Children:
 
 
 def _serve() -> None:
-    _import_everything()
+    import_everything()
     print("ready", flush=True)  # noqa: T201 - to the tests
     for line in sys.stdin:
         request = json.loads(line)
@@ -102,19 +104,6 @@ def _serve() -> None:
         print(child, flush=True)  # noqa: T201 - to the tests
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201 - to the tests
-
-
-def _import_everything() -> None:
-    import omegaconf  # noqa: F401 - for the forks
-    import safetensors.torch  # noqa: F401 - for the forks
-    import torch
-    import torch.utils.serialization
-
-    import w2vc.cli  # noqa: F401 - for the forks
-    from w2vc.acceptance import load_classes
-
-    load_classes(with_tokenizer=True)
-    torch.set_num_threads(1)
 
 
 def _convert(arguments: list[str], at: int = 0, send: int = 0, count: bool = False) -> None:

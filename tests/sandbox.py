@@ -196,7 +196,7 @@ _IMPORTED_BY_CONVERSIONS = ("encodings", "unicodedata", "linecache", "traceback"
 # The process that forks
 
 
-def _import_everything() -> None:
+def import_everything() -> None:
     """What a conversion imports, so that children begin where a conversion reads the file."""
     import difflib  # noqa: F401 - see above
     import tracemalloc  # noqa: F401 - warnings import it when they are shown
@@ -216,7 +216,7 @@ def _import_everything() -> None:
 
 
 def _serve() -> None:
-    _import_everything()
+    import_everything()
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_forked(**json.loads(line))) + "\n")
         sys.stdout.flush()
