@@ -18,10 +18,10 @@ ROOT = Path(__file__).parent.parent
 CONSTRAINTS = ROOT / "tests" / "constraints-oldest.txt"
 
 WITH_OLDEST = (
-    "tests/test_parity.py",
-    "tests/test_target.py",
-    "tests/test_dictionaries.py",
-    "tests/test_verify.py",
+    "tests/promises/test_parity.py",
+    "tests/parts/test_tensors.py",
+    "tests/promises/test_dictionaries.py",
+    "tests/commands/test_verify.py",
 )
 
 
@@ -56,10 +56,10 @@ def main() -> None:
     run(sys.executable, "-m", "pytest")
     with tempfile.TemporaryDirectory() as folder:
         python = oldest(Path(folder) / "oldest")
-        run(python, "-m", "tests.matrix", sys.executable, python)
+        run(python, "-m", "tests.support.matrix", sys.executable, python)
         run(python, "-m", "pytest", *WITH_OLDEST)
-    run(sys.executable, "-m", "tests.installers")
-    run(sys.executable, "-m", "tests.newcomer")
+    run(sys.executable, "-m", "tests.support.installers")
+    run(sys.executable, "-m", "tests.support.newcomer")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 @pytest.fixture(scope="session")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of 32 MB, so that many moments fall into the copying; don't write there."""
-    from tests.wide import write_wide_checkpoint  # which imports this module
+    from tests.support.wide import write_wide_checkpoint  # which imports this module
 
     path = tmp_path_factory.mktemp("large") / "checkpoint.pt"
     write_wide_checkpoint(path)

@@ -8,12 +8,12 @@ Importing this package imports neither torch nor transformers.
 """
 
 from w2vc import errors
-from w2vc.batch import BatchSummary, batch
+from w2vc.batching.batch import BatchSummary, batch
 from w2vc.conversion import convert, inspect
 from w2vc.errors import W2vcError
 from w2vc.report import Conversion, Inspection
-from w2vc.verification import Verification
-from w2vc.verify import verify
+from w2vc.verifying.comparison import verify
+from w2vc.verifying.verification import Verification
 from w2vc.version import __version__
 
 __all__ = [

@@ -1,5 +1,5 @@
 """``python -m w2vc``."""
 
-from w2vc.cli import main
+from w2vc.command.main import main
 
 main()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+
+AnyPath = str | PathLike[str]
+"""What a path may be given as."""
 
 
 @dataclass(frozen=True)

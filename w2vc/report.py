@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from w2vc.architecture import POSITIONS, Architecture, Head
-from w2vc.checkpoint import Checkpoint
-from w2vc.dictionary import Dictionary
-from w2vc.plan import Plan
-from w2vc.write import Written
+from w2vc.families.conformer.architecture import POSITIONS, Architecture, Head
+from w2vc.planning.plan import Plan
+from w2vc.reading.checkpoint import Checkpoint
+from w2vc.reading.dictionary import Dictionary
+from w2vc.writing.writer import Written
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class Conversion:
             "written": written is not None,
             "model_class": plan.model_class,
             "dtype": plan.dtype,
-            "exact": is_exact(plan),
+            "exact": plan.is_exact,
             "dictionary": self.dictionary,
             "moved": len(plan.moves),
             "made": {make.target: make.reason for make in plan.makes},
@@ -212,7 +212,7 @@ class Conversion:
     def lines(self) -> Iterator[tuple[str, str]]:
         """For people: pairs of a heading and a text."""
         plan, written = self.plan, self.written
-        exact = "exact" if is_exact(plan) else f"weights rounded to {plan.dtype}"
+        exact = "exact" if plan.is_exact else f"weights rounded to {plan.dtype}"
         what = "would become" if written is None else "->"
         yield (
             "Converted" if written is not None else "Plan",
@@ -239,11 +239,6 @@ class Conversion:
                 yield "Note", f"{name} has {count} values that are NaN or infinite"
             if not written.checksums:
                 yield "Note", "the file has no checksums: damage inside a tensor could not be noticed"
-
-
-def is_exact(plan: Plan) -> bool:
-    """Whether no weight loses a bit that fairseq computes with: it makes float32 of whatever it loads."""
-    return all(move.dtype in (move.source.dtype, "float32") for move in plan.moves)
 
 
 def parameters(checkpoint: Checkpoint) -> int:

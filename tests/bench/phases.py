@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from w2vc.acceptance import load_classes
 from w2vc.conversion import convert
+from w2vc.writing.acceptance import load_classes
 
 
 def bytes_read() -> int:

@@ -1,0 +1,598 @@
+"""Verification: every good output is the same, and every mutation of one is found where it was made."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file, save_file
+
+import w2vc
+from tests.conftest import CONVERTIBLE, FIXTURES, checkpoint
+from w2vc.errors import DamagedError, DictionaryError, DifferenceError, MissingError, UsageError
+from w2vc.verifying.comparison import verify
+from w2vc.verifying.probe_audio import built_in, read_recording
+from w2vc.verifying.verification import Verification
+
+Converted = Callable[[str], Path]
+Tensors = dict[str, torch.Tensor]
+
+LAYER = "wav2vec2_conformer.encoder.layers.0."
+POS_CONV = "wav2vec2_conformer.encoder.pos_conv_embed.conv."
+FILES = ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer_config.json", "vocab.json"]
+
+
+@pytest.fixture
+def copy(converted: Converted, tmp_path: Path) -> Converted:
+    """Gives a copy of a fixture's directory, to be changed."""
+
+    def copied(name: str) -> Path:
+        return Path(shutil.copytree(converted(name), tmp_path / name))
+
+    return copied
+
+
+def change_tensors(output: Path, change: Callable[[Tensors], None]) -> None:
+    tensors = {name: tensor.clone() for name, tensor in load_file(output / "model.safetensors").items()}
+    change(tensors)
+    save_file(tensors, output / "model.safetensors", {"format": "pt"})
+
+
+def change_json(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def places(verification: Verification) -> set[tuple[str, str]]:
+    return {(finding.part, finding.where) for finding in verification.findings}
+
+
+def found(verification: Verification, part: str, where: str) -> str:
+    return next(item.found for item in verification.findings if (item.part, item.where) == (part, where))
+
+
+# --- what is right is found to be right
+
+
+@pytest.mark.parametrize("name", CONVERTIBLE)
+def test_every_converted_fixture_is_the_same(name: str, converted: Converted) -> None:
+    verification = verify(checkpoint(name), converted(name))
+    assert verification.findings == ()
+    assert verification.verdict.startswith("the same: ")
+    head = ["logits"] if name.endswith("_ctc") else ["projected_states", "projected_quantized_states"]
+    config = json.loads((converted(name) / "config.json").read_text())
+    layers = [f"encoder.layers.{index}" for index in range(config["num_hidden_layers"])]
+    assert [stage.name for stage in verification.stages] == [
+        *("features", "projection", *layers, "encoder.layer_norm", *head)
+    ]
+    assert max(stage.error for stage in verification.stages) < 2e-6
+    verification.raise_if_different()
+
+
+# Between them every form of the config and of the tensors' places.
+ERAS = [
+    "dict_with_structured_w2v_args_ctc",
+    "fp16_ctc",
+    "legacy_format_ctc",
+    "namespace_pretraining",
+    "namespace_with_structured_w2v_args_ctc",
+    "structured_config_pretraining",
+    "structured_with_namespace_w2v_args_ctc",
+    "views_ctc",
+]
+
+
+@pytest.mark.parametrize("name", ERAS)
+def test_an_output_from_a_checkpoint_of_any_era_is_the_same(name: str, tmp_path: Path) -> None:
+    path = FIXTURES / "eras" / f"{name}.pt"
+    w2vc.convert(path, tmp_path / "output")
+    assert verify(path, tmp_path / "output").findings == ()
+
+
+@pytest.mark.parametrize("name", ["relative_ctc", "rotary_pretraining", "target_glu_pretraining"])
+def test_an_encoder_alone_is_known_by_its_tensors_and_is_the_same(name: str, tmp_path: Path) -> None:
+    w2vc.convert(checkpoint(name), tmp_path / "output", head="none")
+    verification = verify(checkpoint(name), tmp_path / "output")
+    assert verification.findings == ()
+    assert verification.model_class == "Wav2Vec2ConformerModel"
+    assert verification.stages[-1].name == "encoder.layer_norm"
+
+
+@pytest.mark.parametrize("name", ["blank_weight_add_ctc", "blank_weight_set_ctc", "rotary_pretraining"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rounded_weights_are_the_same_and_the_cost_of_the_rounding_is_told(
+    name: str, dtype: str, tmp_path: Path
+) -> None:
+    w2vc.convert(checkpoint(name), tmp_path / "output", dtype=dtype)
+    verification = verify(checkpoint(name), tmp_path / "output")
+    assert verification.findings == ()
+    assert f"weights rounded to {dtype}" in verification.verdict
+    cost = re.search(r"changes the encoder's output by ([\d.e-]+)", " ".join(verification.notes))
+    assert cost is not None
+    assert 1e-4 < float(cost[1]) < 1e-1
+
+
+def test_ema_weights_are_verified_as_such(tmp_path: Path) -> None:
+    path = FIXTURES / "eras" / "ema_ctc.pt"
+    w2vc.convert(path, tmp_path / "output", ema=True)
+    assert verify(path, tmp_path / "output", ema=True).same
+    assert not verify(path, tmp_path / "output").same
+
+
+def test_values_that_were_given_with_config_are_verified_with_it(tmp_path: Path) -> None:
+    given = tmp_path / "given.json"
+    given.write_text(json.dumps({"layerdrop": 0.75}))
+    w2vc.convert(checkpoint("relative_ctc"), tmp_path / "output", config=given)
+    assert verify(checkpoint("relative_ctc"), tmp_path / "output", config=given).same
+    verification = verify(checkpoint("relative_ctc"), tmp_path / "output")
+    assert places(verification) == {("files", 'config.json: "layerdrop"')}
+
+
+def test_a_json_file_that_was_only_formatted_anew_is_the_same(copy: Converted) -> None:
+    output = copy("relative_ctc")
+    for name in ("config.json", "vocab.json"):
+        change_json(output / name)
+    assert verify(checkpoint("relative_ctc"), output).same
+
+
+# --- one changed tensor: found, located, and told apart from others
+
+
+def flip_one_bit(tensors: Tensors) -> None:
+    tensors[f"{LAYER}ffn2.output_dense.weight"].view(torch.int32)[3, 5] ^= 1
+
+
+def exchange(one: str, other: str) -> Callable[[Tensors], None]:
+    def change(tensors: Tensors) -> None:
+        tensors[one], tensors[other] = tensors[other], tensors[one]
+
+    return change
+
+
+def recompute_with_another_base(tensors: Tensors) -> None:
+    frequencies = tensors["wav2vec2_conformer.encoder.embed_positions.inv_freq"]
+    frequencies[:] = 1 / 5000 ** (torch.arange(len(frequencies)) / len(frequencies))
+
+
+def randomise(name: str) -> Callable[[Tensors], None]:
+    def change(tensors: Tensors) -> None:
+        tensors[name].normal_(generator=torch.Generator().manual_seed(0))
+
+    return change
+
+
+def test_a_flipped_bit_is_found_at_its_index(copy: Converted) -> None:
+    output = copy("relative_ctc")
+    change_tensors(output, flip_one_bit)
+    verification = verify(checkpoint("relative_ctc"), output)
+    said = found(verification, "tensors", f"{LAYER}ffn2.output_dense.weight")
+    assert re.match(r"1 of 560 elements different \(1 bytes\), the first at \[3, 5\] \(\S+ instead of \S+\)$", said)
+    assert not verification.same
+
+
+EXCHANGES = [
+    (f"{LAYER}ffn1_layer_norm.weight", f"{LAYER}ffn2_layer_norm.weight"),
+    (f"{LAYER}self_attn.linear_q.weight", f"{LAYER}self_attn.linear_k.weight"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), EXCHANGES)
+def test_two_exchanged_tensors_are_each_told_by_what_they_hold(one: str, other: str, copy: Converted) -> None:
+    output = copy("relative_ctc")
+    change_tensors(output, exchange(one, other))
+    verification = verify(checkpoint("relative_ctc"), output)
+    assert places(verification) >= {("tensors", one), ("tensors", other), ("outputs", "encoder.layers.0")}
+    assert found(verification, "tensors", one).endswith(f"it holds what {other} should hold")
+    assert found(verification, "tensors", other).endswith(f"it holds what {one} should hold")
+    assert verification.differs_from == "encoder.layers.0"
+
+
+CHANGES: list[tuple[str, str, Callable[[Tensors], None], str | None]] = [
+    (
+        "rotary_ctc",
+        "wav2vec2_conformer.encoder.embed_positions.inv_freq",
+        recompute_with_another_base,
+        "encoder.layers.0",
+    ),
+    (
+        "no_projection_ctc",
+        "wav2vec2_conformer.feature_projection.projection.weight",
+        randomise("wav2vec2_conformer.feature_projection.projection.weight"),
+        "projection",
+    ),
+    ("relative_ctc", f"{POS_CONV}weight_g", randomise(f"{POS_CONV}weight_g"), None),
+    ("relative_pretraining", f"{POS_CONV}weight_v", randomise(f"{POS_CONV}weight_v"), None),
+    ("blank_weight_add_ctc", "lm_head.bias", randomise("lm_head.bias"), "logits"),
+    ("rotary_pretraining", "project_q.weight", randomise("project_q.weight"), "projected_quantized_states"),
+]
+
+
+@pytest.mark.parametrize(("name", "tensor", "change", "stage"), CHANGES)
+def test_a_changed_tensor_is_found_and_so_is_the_first_stage_that_shows_it(
+    name: str, tensor: str, change: Callable[[Tensors], None], stage: str | None, copy: Converted
+) -> None:
+    output = copy(name)
+    change_tensors(output, change)
+    verification = verify(checkpoint(name), output)
+    assert [where for part, where in places(verification) if part == "tensors"] == [tensor]
+    assert verification.differs_from == stage
+    assert stage is not None or "no output shows it" in verification.verdict
+
+
+def test_a_blank_weight_that_was_left_out_shows_in_the_logits_alone(copy: Converted) -> None:
+    output = copy("blank_weight_add_ctc")
+
+    def leave_out(tensors: Tensors) -> None:
+        tensors["lm_head.bias"][0] -= 2
+
+    change_tensors(output, leave_out)
+    verification = verify(checkpoint("blank_weight_add_ctc"), output)
+    assert "1 of 32 elements different" in found(verification, "tensors", "lm_head.bias")
+    assert verification.differs_from == "logits"
+
+
+def test_missing_extra_and_reshaped_tensors_are_named(copy: Converted) -> None:
+    output = copy("relative_ctc")
+
+    def change(tensors: Tensors) -> None:
+        del tensors[f"{LAYER}ffn1.output_dense.bias"]
+        tensors["adapter.weight"] = torch.zeros(3)
+        tensors["lm_head.bias"] = tensors["lm_head.bias"].half()
+        tensors["lm_head.weight"] = tensors["lm_head.weight"].T.contiguous()
+
+    change_tensors(output, change)
+    verification = verify(checkpoint("relative_ctc"), output)
+    assert found(verification, "tensors", f"{LAYER}ffn1.output_dense.bias") == "no such tensor"
+    assert found(verification, "tensors", "adapter.weight") == "F32 [3]"
+    assert found(verification, "tensors", "lm_head.bias") == "F16 [32]"
+    assert found(verification, "tensors", "lm_head.weight") == "F32 [20, 32]"
+    assert any(part == "loading" for part, _ in places(verification))
+
+
+def test_a_key_that_from_pretrained_complains_about_is_a_difference_of_its_own(copy: Converted) -> None:
+    output = copy("relative_ctc")
+
+    def change(tensors: Tensors) -> None:
+        tensors["wav2vec2_conformer.unheard_of"] = torch.zeros(3)
+        del tensors["lm_head.bias"]
+
+    change_tensors(output, change)
+    said = {item.expected: item.found for item in verify(checkpoint("relative_ctc"), output).findings}
+    assert said["no unexpected_keys"] == "wav2vec2_conformer.unheard_of"
+    assert said["no missing_keys"] == "lm_head.bias"
+
+
+# --- one changed value of the small files
+
+
+def test_another_activation_is_found_in_the_config_and_from_the_first_layer_on(copy: Converted) -> None:
+    output = copy("relative_ctc")
+    change_json(output / "config.json", hidden_act="gelu")
+    verification = verify(checkpoint("relative_ctc"), output)
+    assert places(verification) >= {("files", 'config.json: "hidden_act"'), ("outputs", "encoder.layers.0")}
+    assert found(verification, "files", 'config.json: "hidden_act"') == '"gelu"'
+    assert verification.differs_from == "encoder.layers.0"
+
+
+def test_an_inverted_normalisation_is_found_in_the_file_and_in_what_the_extractor_gives(copy: Converted) -> None:
+    output = copy("relative_ctc")
+    change_json(output / "preprocessor_config.json", do_normalize=False)
+    verification = verify(checkpoint("relative_ctc"), output)
+    assert places(verification) == {
+        ("files", 'preprocessor_config.json: "do_normalize"'),
+        ("outputs", "input_values"),
+    }
+
+
+def test_two_exchanged_symbols_are_found_by_their_ids(copy: Converted) -> None:
+    output = copy("relative_ctc")
+    ids = json.loads((output / "vocab.json").read_text())
+    change_json(output / "vocab.json", E=ids["T"], T=ids["E"])
+    verification = verify(checkpoint("relative_ctc"), output)
+    assert places(verification) >= {
+        ("files", 'vocab.json: "E"'),
+        ("files", 'vocab.json: "T"'),
+        ("vocabulary", "the symbol 'E'"),
+        ("vocabulary", "the symbol 'T'"),
+        ("vocabulary", "the transcript of clip 1"),
+    }
+    assert found(verification, "vocabulary", "the symbol 'E'") == f"id {ids['T']}"
+    assert verification.differs_from is None
+
+
+def test_another_blank_is_found_in_the_config_and_in_the_vocabulary(copy: Converted) -> None:
+    output = copy("relative_ctc")
+    change_json(output / "config.json", pad_token_id=1)
+    verification = verify(checkpoint("relative_ctc"), output)
+    assert places(verification) == {("files", 'config.json: "pad_token_id"'), ("vocabulary", "config.pad_token_id")}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_size", 24),
+        ("num_attention_heads", 4),
+        ("num_hidden_layers", 1),
+        ("conv_dim", "wrong"),
+        ("vocab_size", 3),
+    ],
+)
+def test_a_config_that_no_model_can_be_made_with_is_a_difference_and_no_crash(
+    key: str, value: object, copy: Converted
+) -> None:
+    output = copy("relative_ctc")
+    change_json(output / "config.json", **{key: value})
+    verification = verify(checkpoint("relative_ctc"), output)
+    assert ("files", f'config.json: "{key}"') in places(verification)
+    assert {part for part, _ in places(verification)} & {"loading", "outputs"}
+
+
+def test_a_token_behind_the_last_logit_is_found(copy: Converted) -> None:
+    output = copy("relative_ctc")
+    delimiter = {"word_delimiter_token": "#"}
+    change_json(output / "tokenizer_config.json", **delimiter)
+    verification = verify(checkpoint("relative_ctc"), output)
+    assert ("files", 'tokenizer_config.json: "word_delimiter_token"') in places(verification)
+    assert not verification.same
+
+
+# --- files that are missing, damaged, or too many
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(name: str, copy: Converted) -> None:
+    output = copy("relative_ctc")
+    (output / name).unlink()
+    verification = verify(checkpoint("relative_ctc"), output)
+    assert ("files", name) in places(verification)
+    assert found(verification, "files", name) == "no such file"
+
+
+NO_OBJECTS = [
+    ("config.json", "not JSON"),
+    ("config.json", "[" * 100_000),
+    ("preprocessor_config.json", "\xff"),
+    ("vocab.json", "[1, 2]"),
+    ("tokenizer_config.json", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "contents"), NO_OBJECTS)
+def test_a_file_that_is_no_json_object_is_named(name: str, contents: str, copy: Converted) -> None:
+    output = copy("relative_ctc")
+    (output / name).write_text(contents, encoding="latin-1")
+    verification = verify(checkpoint("relative_ctc"), output)
+    assert "JSON" in found(verification, "files", name)
+
+
+def cut(data: bytes) -> bytes:
+    return data[:-100]
+
+
+def cut_in_the_header(data: bytes) -> bytes:
+    return data[:100]
+
+
+def lengthen(data: bytes) -> bytes:
+    return data + b"0"
+
+
+def empty(_data: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("damage", [cut, cut_in_the_header, lengthen, empty])
+def test_damaged_weights_are_a_difference_and_no_crash(damage: Callable[[bytes], bytes], copy: Converted) -> None:
+    output = copy("relative_ctc")
+    weights = output / "model.safetensors"
+    weights.write_bytes(damage(weights.read_bytes()))
+    verification = verify(checkpoint("relative_ctc"), output)
+    assert ("tensors", "model.safetensors") in places(verification)
+
+
+@pytest.mark.parametrize(
+    "header", [b"{}", b'{"a":1}', b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}', b"[]"]
+)
+def test_weights_with_a_header_that_lies_are_a_difference_and_no_crash(header: bytes, copy: Converted) -> None:
+    output = copy("relative_ctc")
+    (output / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert not verify(checkpoint("relative_ctc"), output).same
+
+
+def test_a_file_that_transformers_would_load_too_is_named_and_others_are_let_be(copy: Converted) -> None:
+    output = copy("relative_ctc")
+    (output / "README.md").write_text("about this model")
+    (output / "results.txt").write_text("WER 3")
+    assert verify(checkpoint("relative_ctc"), output).same
+    (output / "special_tokens_map.json").write_text("{}")
+    assert places(verify(checkpoint("relative_ctc"), output)) == {("files", "special_tokens_map.json")}
+
+
+# --- what can't be verified is refused
+
+
+@pytest.mark.parametrize("name", ["config.json", "absent"])
+def test_an_output_that_is_no_directory_is_refused(name: str, converted: Converted) -> None:
+    with pytest.raises(UsageError, match="the output"):
+        verify(checkpoint("relative_ctc"), converted("relative_ctc") / name)
+
+
+def test_a_missing_checkpoint_is_refused(converted: Converted, tmp_path: Path) -> None:
+    with pytest.raises(MissingError):
+        verify(tmp_path / "absent.pt", converted("relative_ctc"))
+
+
+def test_a_checkpoint_without_its_dictionary_is_refused_until_it_is_given(tmp_path: Path) -> None:
+    era = FIXTURES / "eras" / "namespace_ctc.pt"
+    alone = tmp_path / "namespace_ctc.pt"
+    shutil.copyfile(era, alone)
+    w2vc.convert(era, tmp_path / "output")
+    with pytest.raises(DictionaryError, match="there is no dictionary"):
+        verify(alone, tmp_path / "output")
+    assert verify(alone, tmp_path / "output", dictionary=FIXTURES / "eras" / "dict.ltr.txt").same
+
+
+def test_where_the_checkpoint_itself_was_damaged_since_it_is_blamed(converted: Converted, tmp_path: Path) -> None:
+    damaged = tmp_path / "checkpoint.pt"
+    data = bytearray(checkpoint("relative_ctc").read_bytes())
+    weight = load_file(converted("relative_ctc") / "model.safetensors")["lm_head.weight"].numpy().tobytes()
+    data[data.index(weight)] ^= 1
+    damaged.write_bytes(data)
+    with pytest.raises(DamagedError, match=r"checksum .*w2v_encoder\.proj\.weight"):
+        verify(damaged, converted("relative_ctc"), dictionary=FIXTURES / "relative_ctc")
+
+
+# --- recordings
+
+
+def speech() -> tuple[Any, int]:
+    with wave.open(str(sorted((FIXTURES / "speech").glob("*.wav"))[0])) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), np.int16), file.getframerate()
+
+
+def write_wav(path: Path, samples: Any, rate: int) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1 if samples.ndim == 1 else samples.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.astype("<i2").tobytes())
+    return path
+
+
+def test_a_recording_takes_the_built_in_signals_place(converted: Converted) -> None:
+    path = sorted((FIXTURES / "speech").glob("*.wav"))[0]
+    verification = verify(checkpoint("relative_ctc"), converted("relative_ctc"), wav=path)
+    assert verification.same
+    assert str(path) in verification.audio
+    assert len(verification.transcripts) == 1
+
+
+def test_stereo_at_44100_hz_is_mixed_and_resampled(converted: Converted, tmp_path: Path) -> None:
+    time = np.arange(44100) / 44100
+    tone = 8000 * np.sin(2 * np.pi * 440 * time)
+    path = write_wav(tmp_path / "stereo.wav", np.stack([tone, np.zeros_like(tone)], 1), 44100)
+    recording = read_recording(path, 16000)
+    expected = 4000 / 32768 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    assert recording.clips[0].shape == (16000,)
+    assert np.abs(recording.clips[0].numpy() - expected).max() < 1e-3
+    verification = verify(checkpoint("relative_ctc"), converted("relative_ctc"), wav=path)
+    assert verification.same
+    assert verification.notes == (
+        f"{path} has 2 channels, which were mixed",
+        f"{path} was resampled from 44,100 to 16,000 Hz",
+    )
+
+
+def test_other_formats_are_read_by_soundfile(tmp_path: Path) -> None:
+    samples, rate = speech()
+    soundfile.write(tmp_path / "speech.flac", samples, rate)
+    recording = read_recording(tmp_path / "speech.flac", rate)
+    assert np.array_equal(recording.clips[0].numpy(), samples.astype(np.float32) / 32768)
+
+
+def test_of_a_long_recording_the_first_minute_is_taken_and_said(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "long.wav", np.tile(speech()[0], 60)[: 61 * 8000], 8000)
+    recording = read_recording(path, 8000)
+    assert len(recording.clips[0]) == 60 * 8000
+    assert recording.notes == (f"only the first 60 s of {path} are used",)
+
+
+def not_audio(path: Path) -> None:
+    path.write_text("this is no audio")
+
+
+def no_file(_path: Path) -> None:
+    pass
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def no_samples(path: Path) -> None:
+    write_wav(path, np.zeros(0), 16000)
+
+
+def silence(path: Path) -> None:
+    write_wav(path, np.zeros(16000), 16000)
+
+
+def not_a_number(path: Path) -> None:
+    soundfile.write(path, np.full(16000, np.nan), 16000, subtype="FLOAT")
+
+
+BAD_RECORDINGS: list[tuple[Callable[[Path], None], str]] = [
+    (not_audio, "can't be read as audio"),
+    (no_file, "No such file"),
+    (a_folder, "Is a directory"),
+    (no_samples, "too short"),
+    (silence, "is silent"),
+    (not_a_number, "NaN"),
+]
+
+
+@pytest.mark.parametrize(("make", "problem"), BAD_RECORDINGS)
+def test_a_recording_that_tells_nothing_is_refused(make: Callable[[Path], None], problem: str, tmp_path: Path) -> None:
+    make(tmp_path / "recording.wav")
+    with pytest.raises(UsageError, match=problem):
+        read_recording(tmp_path / "recording.wav", 16000)
+
+
+def test_without_soundfile_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
+    not_audio(tmp_path / "speech.mp3")
+    with pytest.raises(UsageError) as caught:
+        read_recording(tmp_path / "speech.mp3", 16000)
+    assert "pip install soundfile" in caught.value.advice
+    samples, rate = speech()
+    assert len(read_recording(write_wav(tmp_path / "speech.wav", samples, rate), rate).clips[0]) == len(samples)
+
+
+def test_the_built_in_signal_is_always_the_same_and_within_bounds() -> None:
+    for one, other in zip(built_in(16000).batch, built_in(16000).batch, strict=True):
+        assert torch.equal(one, other)
+        assert one.abs().max() < 1
+
+
+# --- the report
+
+
+def test_the_report_of_a_difference_has_its_places_and_is_json(copy: Converted) -> None:
+    output = copy("relative_ctc")
+    change_tensors(output, flip_one_bit)
+    change_json(output / "config.json", num_hidden_layers=1)
+    verification = verify(checkpoint("relative_ctc"), output)
+    values = json.loads(json.dumps(verification.values(), allow_nan=False))
+    assert values["same"] is False
+    assert len(values["findings"]) == len(verification.findings)
+    lines = list(verification.lines())
+    assert lines[0][0] == "Verdict"
+    assert lines[0][1].startswith("DIFFERENT: ")
+    assert any(heading == "Different" and "ffn2.output_dense.weight" in text for heading, text in lines)
+    with pytest.raises(DifferenceError) as caught:
+        verification.raise_if_different()
+    assert len(caught.value.problems) == len(verification.findings)
+
+
+def test_nothing_of_transformers_settings_is_left_changed(converted: Converted) -> None:
+    import transformers
+
+    logging = transformers.utils.logging
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verify(checkpoint("relative_ctc"), converted("relative_ctc"))
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_verifying_prints_nothing(copy: Converted, capfd: pytest.CaptureFixture[str]) -> None:
+    output = copy("relative_ctc")
+    change_tensors(output, randomise("lm_head.bias"))
+    assert not verify(checkpoint("relative_ctc"), output).same
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,136 @@
+"""transformers computes from the output what real fairseq computed from the checkpoint."""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from numpy.typing import NDArray
+
+import w2vc
+from tests.conftest import CONVERTIBLE, FIXTURES, recorded, recorded_facts
+from w2vc.writing.safetensors_file import read_header
+
+BOUND = 2e-6
+
+CTC = [name for name in CONVERTIBLE if name.endswith("_ctc")]
+PRETRAINED = [name for name in CONVERTIBLE if name.endswith("_pretraining")]
+
+Array = NDArray[Any]
+
+
+def loaded(output: Path, kind: Any) -> Any:
+    model, info = kind.from_pretrained(output, output_loading_info=True)
+    assert not any(info[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    return model.eval()
+
+
+def model_of(name: str, output: Path) -> Any:
+    kind = transformers.AutoModelForCTC if name in CTC else transformers.AutoModelForPreTraining
+    return loaded(output, kind)
+
+
+def relative_error(found: torch.Tensor, expected: Array) -> float:
+    assert found.shape == expected.shape
+    return float(np.linalg.norm(found.double().numpy() - expected.astype(np.float64)) / np.linalg.norm(expected))
+
+
+def inputs(arrays: dict[str, Array], clips: int) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    for index in range(clips):
+        yield f"clip{index}", {"input_values": torch.from_numpy(arrays[f"clip{index}/input"])[None]}
+    yield (
+        "batch",
+        {
+            "input_values": torch.from_numpy(arrays["batch/input"]),
+            "attention_mask": torch.from_numpy(~arrays["batch/padding_mask"]).long(),
+        },
+    )
+
+
+def computed(model: Any, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every stage, by the names that the recordings have."""
+    stages: dict[str, torch.Tensor] = {}
+    base = model.base_model
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_module: object, _inputs: object, output: Any) -> None:
+            stages[name] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    def keep_input(_module: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]) -> None:
+        stages["hidden_states/0"] = (args[0] if args else kwargs["hidden_states"]).clone()
+
+    layers = base.encoder.layers
+    handles = [layer.register_forward_hook(keep(f"hidden_states/{k}")) for k, layer in enumerate(layers, start=1)]
+    handles.append(layers[0].register_forward_pre_hook(keep_input, with_kwargs=True))
+    handles.append(base.feature_projection.layer_norm.register_forward_hook(keep("features")))
+    handles.append(base.encoder.layer_norm.register_forward_hook(keep("encoder_out")))
+    with torch.no_grad():
+        output = model(**values)
+    for handle in handles:
+        handle.remove()
+    for name in ("logits", "projected_states", "projected_quantized_states"):
+        if name in output:
+            stages[name] = output[name]
+    return stages
+
+
+@pytest.mark.parametrize("name", CONVERTIBLE)
+def test_every_stage_equals_what_fairseq_recorded_for_single_clips_and_a_padded_batch(
+    name: str, converted: Callable[[str], Path]
+) -> None:
+    arrays = recorded(name)
+    clips = len(recorded_facts(name)["clips"])
+    model = model_of(name, converted(name))
+    head = ["logits"] if name in CTC else ["projected_states", "projected_quantized_states"]
+    for part, values in inputs(arrays, clips):
+        stages = computed(model, values)
+        assert set(head) <= set(stages)
+        layers = [f"hidden_states/{k}" for k in range(model.config.num_hidden_layers + 1)]
+        for stage in ("features", *layers, "encoder_out", *head):
+            expected = arrays[f"{part}/{stage}"]
+            found = stages[stage] if part == "batch" else stages[stage][0]
+            assert relative_error(found, expected) < BOUND, (part, stage)
+
+
+@pytest.mark.parametrize("name", CONVERTIBLE)
+def test_the_encoder_alone_equals_what_fairseq_recorded(name: str, tmp_path: Path) -> None:
+    w2vc.convert(FIXTURES / name / "checkpoint.pt", tmp_path / "encoder", head="none")
+    model = loaded(tmp_path / "encoder", transformers.AutoModel)
+    arrays = recorded(name)
+    with torch.no_grad():
+        found = model(torch.from_numpy(arrays["clip0/input"])[None]).last_hidden_state[0]
+    assert relative_error(found, arrays["clip0/encoder_out"]) < BOUND
+
+
+@pytest.mark.parametrize(
+    "name", ["target_glu_pretraining", "deep_quantizer_pretraining", "unquantized_targets_pretraining"]
+)
+def test_a_model_whose_pretraining_head_is_refused_converts_exactly_without_it(name: str, tmp_path: Path) -> None:
+    test_the_encoder_alone_equals_what_fairseq_recorded(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", CTC)
+def test_the_pipeline_transcribes_to_the_greedy_decoding_of_fairseqs_logits(
+    name: str, converted: Callable[[str], Path]
+) -> None:
+    facts = recorded_facts(name)
+    recognise: Any = transformers.pipeline("automatic-speech-recognition", model=str(converted(name)), device="cpu")
+    for clip, expected in zip(facts["clips"], facts["transcripts"], strict=True):
+        with wave.open(str(FIXTURES / "speech" / f"{clip}.wav")) as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
+        # fairseq/data/data_utils.py, post_process: what "letter" does to the symbols.
+        assert recognise(samples)["text"] == expected.replace("|", " ").strip()
+
+
+@pytest.mark.parametrize("name", CONVERTIBLE)
+def test_no_weight_is_lost_or_rounded(name: str, converted: Callable[[str], Path]) -> None:
+    header = read_header(converted(name) / "model.safetensors")
+    assert {entry["dtype"] for key, entry in header.items() if key != "__metadata__"} <= {"F32", "I64"}

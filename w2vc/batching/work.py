@@ -1,0 +1,166 @@
+"""One conversion of a batch, from a job to a result: what runs on a worker, wherever that is."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from w2vc.batching.jobs import Job
+from w2vc.conversion import convert_with
+from w2vc.errors import OutputExistsError, RefusedError, W2vcError
+from w2vc.planning.provenance import find_record, is_made_from
+from w2vc.reading.archive import examine, open_checkpoint
+from w2vc.writing.writer import WEIGHTS, Watch
+
+Status = Literal["converted", "skipped", "refused", "failed"]
+STATUSES: tuple[Status, ...] = ("converted", "skipped", "refused", "failed")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one checkpoint.
+
+    Attributes:
+        checkpoint, output: absolute paths.
+        status: ``converted``; ``skipped``, being complete and up to date; ``refused``, since transformers can't express
+            the model; ``failed`` for every other reason.
+        fingerprint: of the checkpoint, where it could be read.
+        model_class: transformers' class, where it was converted.
+        exact: whether no weight lost a bit, where it was converted.
+        kind: the error's class; ``bug`` for one that w2vc doesn't raise on purpose.
+        why: what is wrong, where something is.
+        advice: what to do next, where something is wrong.
+        seconds: wall time.
+        bytes_written: of all files of the output.
+    """
+
+    checkpoint: Path
+    output: Path
+    status: Status
+    fingerprint: str | None = None
+    model_class: str | None = None
+    exact: bool | None = None
+    kind: str | None = None
+    why: tuple[str, ...] = ()
+    advice: str | None = None
+    seconds: float = 0.0
+    bytes_written: int = 0
+
+    @property
+    def is_good(self) -> bool:
+        """Whether a complete output is there."""
+        return self.status in ("converted", "skipped")
+
+    def values(self) -> dict[str, object]:
+        """For a line of the report."""
+        return {
+            "input": str(self.checkpoint),
+            "fingerprint": self.fingerprint,
+            "output": str(self.output),
+            "status": self.status,
+            "model_class": self.model_class,
+            "exact": self.exact,
+            "kind": self.kind,
+            "why": list(self.why),
+            "advice": self.advice,
+            "seconds": round(self.seconds, 3),
+            "bytes": self.bytes_written,
+        }
+
+
+def work(job: Job, force: bool, watch: Watch | None = None) -> Result:
+    """Converts one checkpoint, unless that has been done; never raises for what is wrong with a single one.
+
+    Args:
+        job: what to do.
+        force: do it again even if it has been done.
+        watch: told of the progress; what it raises comes through if it is no ``Exception``.
+    """
+    started = time.monotonic()
+    try:
+        result = (None if force else _skipped(job)) or _converted(job, force, watch)
+    except Exception as error:
+        fingerprint = None
+        with suppress(Exception):  # the result tells of what came before it
+            fingerprint = _fingerprint(job)
+        result = without_output(job, error, fingerprint)
+    return replace(result, seconds=time.monotonic() - started)
+
+
+def _skipped(job: Job) -> Result | None:
+    """The result if the output is complete and up to date. The checkpoint is looked at only if there is an output."""
+    found = find_record(job.output)
+    if found is None or not found.complete:
+        return None
+    fingerprint = _fingerprint(job)
+    is_up_to_date = is_made_from(found.record, fingerprint, job.checkpoint, job.options)
+    return Result(job.checkpoint, job.output, "skipped", fingerprint) if is_up_to_date else None
+
+
+def _fingerprint(job: Job) -> str:
+    with open_checkpoint(job.checkpoint) as file:
+        return examine(file, job.checkpoint).fingerprint
+
+
+def _converted(job: Job, force: bool, watch: Watch | None) -> Result:
+    # An earlier conversion is out of date; anything else that stands there is not for a batch to remove.
+    replaces = force or find_record(job.output) is not None
+    try:
+        conversion = convert_with(job.options, job.checkpoint, job.output, force=replaces, watch=watch)
+    except OutputExistsError:
+        # A worker that was given up for lost may yet have come to its end.
+        skipped = None if force else _skipped(job)
+        if skipped is None:
+            raise
+        return skipped
+    _leave_page_cache(job.output / WEIGHTS)
+    return Result(
+        job.checkpoint,
+        job.output,
+        "converted",
+        conversion.fingerprint,
+        conversion.plan.model_class,
+        conversion.plan.is_exact,
+        bytes_written=0 if conversion.written is None else conversion.written.bytes_written,
+    )
+
+
+def _leave_page_cache(path: Path) -> None:
+    """Gives back the memory that the system keeps a finished file's bytes in.
+
+    They are on the disk. Hundreds of outputs would push out of memory whatever else the machine works with.
+    """
+    with suppress(OSError), path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+_BUG = "This is a bug in w2vc; `w2vc convert` with the same checkpoint shows all of it. The others went on."
+_MEMORY = "Run fewer at a time with --jobs, or give the process more memory."
+_LOST = "Look into the system's log (is memory short?), then run again with fewer --jobs."
+
+
+def without_output(job: Job, error: BaseException, fingerprint: str | None = None) -> Result:
+    """The result of a job that came to nothing."""
+    status: Status = "refused" if isinstance(error, RefusedError) else "failed"
+    kind, why, advice = _reason(error)
+    return Result(job.checkpoint, job.output, status, fingerprint, kind=kind, why=why, advice=advice)
+
+
+def _reason(error: BaseException) -> tuple[str, tuple[str, ...], str]:
+    if isinstance(error, W2vcError):
+        return type(error).__name__, error.problems, error.advice
+    if isinstance(error, MemoryError):
+        return "MemoryError", ("there is not enough memory",), _MEMORY
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return "bug", (f"{type(error).__name__}: {error}{place}",), _BUG
+
+
+def lost(job: Job, what: str) -> Result:
+    """The result of a job whose worker died each time it was tried."""
+    return Result(job.checkpoint, job.output, "failed", kind="WorkerLost", why=(what,), advice=_LOST)

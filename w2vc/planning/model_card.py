@@ -1,0 +1,93 @@
+"""The model card: ``README.md`` in the output. Nothing in it is invented, and it is the same on every machine."""
+
+from __future__ import annotations
+
+from w2vc.families.conformer.architecture import POSITIONS, Architecture
+from w2vc.planning.plan import Plan
+from w2vc.reading.checkpoint import Checkpoint
+from w2vc.version import __version__
+
+_TAGS = {"ctc": "automatic-speech-recognition", "pretraining": "", "none": "feature-extraction"}
+_TITLES = {
+    "ctc": "wav2vec2-conformer, fine-tuned with CTC",
+    "pretraining": "wav2vec2-conformer, pretrained",
+    "none": "wav2vec2-conformer, the encoder alone",
+}
+
+_SNIPPETS = {
+    "ctc": """\
+import wave
+
+import numpy as np
+from transformers import pipeline
+
+with wave.open("speech.wav") as file:  # 16-bit mono
+    samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
+    rate = file.getframerate()
+
+recognise = pipeline("automatic-speech-recognition", model=".")
+print(recognise({{"raw": samples, "sampling_rate": rate}})["text"])
+""",
+    "pretraining": """\
+import torch
+from transformers import AutoFeatureExtractor, {model_class}
+
+model = {model_class}.from_pretrained(".").eval()
+extractor = AutoFeatureExtractor.from_pretrained(".")
+inputs = extractor(torch.randn({sample_rate}).numpy(), sampling_rate={sample_rate}, return_tensors="pt")
+with torch.no_grad():
+    print(model(**inputs).projected_states.shape)
+""",
+    "none": """\
+import torch
+from transformers import AutoFeatureExtractor, {model_class}
+
+model = {model_class}.from_pretrained(".").eval()
+extractor = AutoFeatureExtractor.from_pretrained(".")
+inputs = extractor(torch.randn({sample_rate}).numpy(), sampling_rate={sample_rate}, return_tensors="pt")
+with torch.no_grad():
+    print(model(**inputs).last_hidden_state.shape)
+""",
+}
+
+
+def model_card(checkpoint: Checkpoint, architecture: Architecture, plan: Plan) -> bytes:
+    """The card's contents, in UTF-8."""
+    tag = _TAGS[plan.head]
+    progress = checkpoint.progress
+    updates = "" if progress.updates is None else f", after {progress.updates:,} updates"
+    exact = (
+        "Its float32 outputs equal fairseq's on the same input (relative error below 2e-6)."
+        if plan.dtype == "float32"
+        else f"Its weights are fairseq's, stored as {plan.dtype}."
+    )
+    snippet = _SNIPPETS[plan.head].format(model_class=plan.model_class, sample_rate=architecture.sample_rate)
+    positions = POSITIONS[architecture.attention]
+    audio = "normalised to zero mean and unit variance" if architecture.normalize else "as it is"
+    lines = [
+        "---",
+        "library_name: transformers",
+        *([f"pipeline_tag: {tag}"] if tag else []),
+        "tags:",
+        "- wav2vec2-conformer",
+        "- fairseq",
+        "---",
+        "",
+        f"# {_TITLES[plan.head]}",
+        "",
+        f"Converted by w2vc {__version__} from a checkpoint of fairseq (`{checkpoint.model_name}`{updates}).",
+        exact,
+        "",
+        f"- class: `{plan.model_class}`",
+        f"- encoder: {architecture.num_hidden_layers} layers, {architecture.hidden_size} wide, {positions}",
+        f"- input: {architecture.sample_rate:,} Hz mono, {audio}",
+        f"- fingerprint of the source: `{checkpoint.archive.fingerprint}`",
+        "",
+        "Run in this directory:",
+        "",
+        "```python",
+        snippet.rstrip("\n"),
+        "```",
+        "",
+    ]
+    return "\n".join(lines).encode()

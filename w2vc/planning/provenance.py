@@ -1,0 +1,207 @@
+"""What an output says of itself in its safetensors metadata: from which checkpoint and how it was made.
+
+``convert`` writes it, ``batch`` resumes by it. Only contents are compared, never times or paths, and all that is
+recorded follows from checkpoint, dictionary and options, so that equal conversions stay equal byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from w2vc.errors import RefusedError, UnreadableError, UsageError
+from w2vc.options import Options
+from w2vc.planning.overrides import read_config
+from w2vc.reading.archive import open_checkpoint
+from w2vc.reading.dictionary import Dictionary, dictionary_beside, dictionary_file, read_dictionary
+from w2vc.version import __version__
+
+WEIGHTS = "model.safetensors"
+
+_CONVERTED_BY = f"w2vc {__version__}"
+# Real headers have some hundred kilobytes; the library's own limit is 100 MB.
+_HEADER_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Record:
+    """How an output came to be. All values are texts, as safetensors' metadata has to be.
+
+    Attributes:
+        source_fingerprint: of the checkpoint (``Archive.fingerprint``).
+        head: that was written: ``ctc``, ``pretraining`` or ``none``.
+        dtype: the option, of which ``keep`` is one.
+        ema: ``true`` or ``false``.
+        config: SHA-256 of the overriding configuration; empty where there is none.
+        labels: the suffix of the dictionary's file that the checkpoint names; empty where it names none.
+        dictionary: SHA-256 of the symbols; empty where the output has no vocabulary.
+        files: the names of all files of the output but the weights, with blanks between them.
+        converted_by: w2vc's version.
+    """
+
+    source_fingerprint: str
+    head: str
+    dtype: str
+    ema: str
+    config: str
+    labels: str
+    dictionary: str
+    files: str
+    converted_by: str = _CONVERTED_BY
+
+    def metadata(self) -> dict[str, str]:
+        """For the safetensors file."""
+        return asdict(self)
+
+
+def make_record(
+    fingerprint: str,
+    *,
+    head: str,
+    dtype: str,
+    ema: bool,
+    overrides: Mapping[str, object] | None,
+    labels: str | None,
+    dictionary: Dictionary | None,
+    files: Iterable[str],
+) -> Record:
+    """The record of a conversion.
+
+    Args:
+        fingerprint: ``Archive.fingerprint``.
+        head: the plan's.
+        dtype: the option, not what it came to.
+        ema: the option.
+        overrides: of the configuration, if any.
+        labels: the architecture's.
+        dictionary: the one that was used; None without a vocabulary.
+        files: the names of the plan's files.
+    """
+    return Record(
+        source_fingerprint=fingerprint,
+        head=head,
+        dtype=dtype,
+        ema=_text(ema),
+        config=_overrides(overrides),
+        labels=labels or "",
+        dictionary="" if dictionary is None else _symbols(dictionary),
+        files=" ".join(sorted(files)),
+    )
+
+
+def _text(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _overrides(values: Mapping[str, object] | None) -> str:
+    return _sha256(json.dumps(values, sort_keys=True)) if values else ""
+
+
+def _symbols(dictionary: Dictionary) -> str:
+    return _sha256(json.dumps(dictionary.symbols))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Reading it back
+
+
+@dataclass(frozen=True)
+class Found:
+    """An output that w2vc wrote.
+
+    Attributes:
+        record: how it came to be.
+        complete: all its files are there, and the weights have the size that their header says.
+    """
+
+    record: Record
+    complete: bool
+
+
+def find_record(output: Path) -> Found | None:
+    """The record in a directory; None where there is none, or where what is there isn't w2vc's."""
+    try:
+        with open_checkpoint(output / WEIGHTS) as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(_read(file.fileno(), 8, 0), "little")
+            header = json.loads(_read(file.fileno(), length, 8)) if length <= min(_HEADER_BYTES, size - 8) else None
+    except (UnreadableError, OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(header, dict):
+        return None
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or not str(metadata.get("converted_by")).startswith("w2vc "):
+        return None
+    record = Record(**{field.name: str(metadata.get(field.name, "")) for field in fields(Record)})
+    there = all((output / name).is_file() for name in record.files.split())
+    return Found(record, there and size == 8 + length + _end(header.values()))
+
+
+def _read(descriptor: int, count: int, offset: int) -> bytes:
+    pieces = []
+    while count:
+        piece = os.pread(descriptor, count, offset)
+        if not piece:
+            raise ValueError("the file is shorter than its header")
+        pieces.append(piece)
+        count, offset = count - len(piece), offset + len(piece)
+    return b"".join(pieces)
+
+
+def _end(tensors: Iterable[object]) -> int:
+    """Where the last tensor ends; -1 if that isn't to be told."""
+    ends = [0]
+    for tensor in tensors:
+        offsets = tensor.get("data_offsets") if isinstance(tensor, dict) else None
+        if not isinstance(offsets, list) or len(offsets) != 2 or not isinstance(offsets[1], int):
+            return -1
+        ends.append(offsets[1])
+    return max(ends)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Comparing
+
+
+def is_made_from(record: Record, fingerprint: str, checkpoint: Path, options: Options) -> bool:
+    """Whether this version would make the same again of this checkpoint with these options.
+
+    Args:
+        record: the output's.
+        fingerprint: of the checkpoint as it is now.
+        checkpoint: the file, for the dictionary beside it.
+        options: of the conversion.
+    """
+    try:
+        config = _overrides(None if options.config is None else read_config(options.config))
+    except UsageError:  # the conversion will say what is wrong with it
+        return False
+    now = (_CONVERTED_BY, fingerprint, options.dtype, _text(options.ema), options.card, config)
+    has_card = "README.md" in record.files.split()
+    then = (record.converted_by, record.source_fingerprint, record.dtype, record.ema, has_card, record.config)
+    heads = ("ctc", "pretraining") if options.head == "auto" else (options.head,)
+    return then == now and record.head in heads and _is_same_dictionary(record, checkpoint, options.dictionary)
+
+
+def _is_same_dictionary(record: Record, checkpoint: Path, given: Path | None) -> bool:
+    """Whether no dictionary that a conversion would read is another than the recorded one.
+
+    The checkpoint's own is a part of its fingerprint, and all that there are have to agree (``find_dictionary``).
+    """
+    if record.head != "ctc":
+        return True
+    labels = record.labels or None
+    try:
+        places = (None if given is None else dictionary_file(given, labels), dictionary_beside(checkpoint, labels))
+        found = [_symbols(read_dictionary(place)) for place in places if place is not None]
+    except (UsageError, RefusedError):  # the conversion will say what is wrong with it
+        return False
+    return all(symbols == record.dictionary for symbols in found)
