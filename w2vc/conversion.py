@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from w2vc.errors import RefusedError
-from w2vc.families.conformer.architecture import describe
+from w2vc.families.interpreter import describe
 from w2vc.options import AnyPath, Options
 from w2vc.planning.plan import make_plan
 from w2vc.planning.preparation import find_dictionary, prepare
@@ -100,15 +100,15 @@ def inspect(
 
     Raises:
         UnreadableError: it can't be read at all.
-        RefusedError: it is no wav2vec2-conformer.
+        RefusedError: it is of no family that w2vc knows.
     """
     read = read_checkpoint(Path(checkpoint), ema=ema)
-    architecture = describe(read)
+    description = describe(read)
     words, plan, refused = None, None, None
     try:
-        if architecture.own_head == "ctc":
-            words = find_dictionary(read, architecture, _path(dictionary))
-        plan = make_plan(read, architecture, words, architecture.own_head, "float32")
+        if description.own_head == "ctc":
+            words = find_dictionary(read, description, _path(dictionary))
+        plan = make_plan(read, description, words, description.own_head, "float32")
     except RefusedError as error:
         refused = Refused(type(error).__name__, error.problems, error.advice)
-    return Inspection(read, architecture, words, architecture.own_head, plan, refused, tensors)
+    return Inspection(read, description, words, description.own_head, plan, refused, tensors)

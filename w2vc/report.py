@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from w2vc.families.conformer.architecture import POSITIONS, Architecture, Head
+from w2vc.families.family import Head
+from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
 from w2vc.reading.checkpoint import Checkpoint
 from w2vc.reading.dictionary import Dictionary
@@ -30,7 +31,7 @@ class Inspection:
     """What a checkpoint is, and whether and to what it converts.
 
     Attributes:
-        checkpoint, architecture, dictionary: what was found.
+        checkpoint, description, dictionary: what was found.
         head: the head that a conversion would write.
         plan: the conversion, where there is one.
         refused: why there is none.
@@ -38,7 +39,7 @@ class Inspection:
     """
 
     checkpoint: Checkpoint
-    architecture: Architecture
+    description: Description
     dictionary: Dictionary | None
     head: Head
     plan: Plan | None
@@ -47,7 +48,8 @@ class Inspection:
 
     def values(self) -> dict[str, object]:
         """For ``--json``."""
-        checkpoint, architecture, plan = self.checkpoint, self.architecture, self.plan
+        checkpoint, description, plan = self.checkpoint, self.description, self.plan
+        facts = description.facts
         progress = checkpoint.progress
         values: dict[str, object] = {
             "checkpoint": str(checkpoint.path),
@@ -56,28 +58,29 @@ class Inspection:
             "container": checkpoint.archive.container,
             "cfg": checkpoint.cfg_form,
             "model": checkpoint.model_name,
-            "head": architecture.own_head,
-            "position_embeddings": architecture.attention,
+            "family": description.family.name,
+            "head": description.own_head,
+            **description.family.traits(facts),
             "parameters": parameters(checkpoint),
             "model_bytes": model_bytes(checkpoint),
             "other_bytes": checkpoint.optimizer_bytes,
             "has_ema": checkpoint.has_ema,
-            "layers": architecture.num_hidden_layers,
-            "hidden_size": architecture.hidden_size,
-            "intermediate_size": architecture.intermediate_size,
-            "attention_heads": architecture.num_attention_heads,
-            "conv_layers": [[layer.dim, layer.kernel, layer.stride] for layer in architecture.conv_layers],
-            "extractor_norm": "group" if architecture.group_norm else "layer",
-            "normalize": architecture.normalize,
-            "sample_rate": architecture.sample_rate,
-            "vocabulary": architecture.vocabulary,
+            "layers": facts["encoder_layers"],
+            "hidden_size": facts["encoder_embed_dim"],
+            "intermediate_size": facts["encoder_ffn_embed_dim"],
+            "attention_heads": facts["encoder_attention_heads"],
+            "conv_layers": [[layer.dim, layer.kernel, layer.stride] for layer in facts["conv_feature_layers"]],
+            "extractor_norm": description.fields["feat_extract_norm"],
+            "normalize": description.normalize,
+            "sample_rate": description.sample_rate,
+            "vocabulary": description.vocabulary,
             "dictionary": None if self.dictionary is None else self.dictionary.origin,
             "symbols": None if self.dictionary is None else list(self.dictionary.symbols),
             "updates": progress.updates,
             "epoch": progress.epoch,
             "best": progress.best,
             "best_metric": progress.metric,
-            "notes": list(plan.notes if plan is not None else architecture.notes),
+            "notes": list(plan.notes if plan is not None else description.notes),
             "converts": plan is not None,
             "converts_to": None if plan is None else plan.model_class,
             "refused": None if self.refused is None else _refused_values(self.refused),
@@ -91,34 +94,34 @@ class Inspection:
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """For people: pairs of a heading and a text."""
-        checkpoint, architecture = self.checkpoint, self.architecture
-        yield "Model", f"{_kind(architecture)} ({checkpoint.model_name})"
+        checkpoint, description = self.checkpoint, self.description
+        facts = description.facts
+        yield "Model", f"{description.family.name}, {_STATE[description.own_head]} ({checkpoint.model_name})"
         yield "Size", f"{parameters(checkpoint):,} parameters, {_megabytes(model_bytes(checkpoint))}" + self._rest()
         yield (
             "Encoder",
             (
-                f"{architecture.num_hidden_layers} layers, {architecture.hidden_size} wide, "
-                f"{architecture.num_attention_heads} heads, FFN {architecture.intermediate_size}, "
-                f"{POSITIONS[architecture.attention]}, depthwise kernel {architecture.depthwise_kernel}"
+                f"{facts['encoder_layers']} layers, {facts['encoder_embed_dim']} wide, "
+                f"{facts['encoder_attention_heads']} heads, FFN {facts['encoder_ffn_embed_dim']}, "
+                f"{description.family.encoder_summary(facts)}"
             ),
         )
         yield (
             "Features",
             (
-                f"{_conv_text(architecture)}, {'group' if architecture.group_norm else 'layer'} norm, "
-                f"{architecture.sample_rate:,} Hz, {'normalised' if architecture.normalize else 'raw'} audio"
+                f"{_conv_text(description)}, {description.fields['feat_extract_norm']} norm, "
+                f"{description.sample_rate:,} Hz, {'normalised' if description.normalize else 'raw'} audio"
             ),
         )
-        if architecture.quantizer is not None:
-            quantizer = architecture.quantizer
+        if facts.get("quantize_targets") and facts["latent_dim"] > 0:
             yield (
                 "Quantiser",
                 (
-                    f"{quantizer.groups} codebooks of {quantizer.vars}, {quantizer.vq_dim} wide, projected to "
-                    f"{quantizer.final_dim}"
+                    f"{facts['latent_groups']} codebooks of {facts['latent_vars']}, {facts['latent_dim']} wide, "
+                    f"projected to {facts['final_dim']}"
                 ),
             )
-        if architecture.vocabulary is not None:
+        if description.vocabulary is not None:
             yield "Dictionary", self._dictionary_text()
         yield "Training", _training_text(checkpoint)
         yield (
@@ -128,7 +131,7 @@ class Inspection:
                 f"{checkpoint.archive.fingerprint[:16]}"
             ),
         )
-        for note in self.plan.notes if self.plan is not None else architecture.notes:
+        for note in self.plan.notes if self.plan is not None else description.notes:
             yield "Note", note
         yield "Converts", self._verdict()
         if self.with_tensors:
@@ -142,7 +145,7 @@ class Inspection:
 
     def _dictionary_text(self) -> str:
         if self.dictionary is None:
-            return f"none found; the head has {self.architecture.vocabulary} rows"
+            return f"none found; the head has {self.description.vocabulary} rows"
         symbols = " ".join(self.dictionary.symbols[4:16])
         more = " ..." if len(self.dictionary) > 16 else ""
         return f"{len(self.dictionary)} symbols: {symbols}{more} ({_origin(self.dictionary, self.checkpoint)})"
@@ -251,14 +254,12 @@ def model_bytes(checkpoint: Checkpoint) -> int:
     return sum(tensor.nbytes for tensor in checkpoint.tensors.values())
 
 
-def _kind(architecture: Architecture) -> str:
-    what = {"ctc": "fine-tuned with CTC", "pretraining": "pretrained", "none": ""}[architecture.own_head]
-    return f"wav2vec2-conformer, {what}"
+_STATE = {"ctc": "fine-tuned with CTC", "pretraining": "pretrained", "none": "pretrained"}
 
 
-def _conv_text(architecture: Architecture) -> str:
+def _conv_text(description: Description) -> str:
     runs: list[tuple[int, tuple[int, int, int]]] = []
-    for layer in architecture.conv_layers:
+    for layer in description.facts["conv_feature_layers"]:
         sizes = (layer.dim, layer.kernel, layer.stride)
         if runs and runs[-1][1] == sizes:
             runs[-1] = (runs[-1][0] + 1, sizes)

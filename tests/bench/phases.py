@@ -26,7 +26,7 @@ def bytes_read() -> int:
 def main() -> None:
     """Converts and prints."""
     checkpoint, output = map(Path, sys.argv[1:])
-    load_classes(with_tokenizer=True)
+    load_classes("Wav2Vec2ConformerConfig", with_tokenizer=True)
     convert(checkpoint, output.with_name(f"{output.name}-planned"), dry_run=True)
     calls: list[tuple[float, int, int]] = []
     read_before, started = bytes_read(), time.perf_counter()

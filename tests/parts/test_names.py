@@ -5,12 +5,23 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import EVERY, REFUSED, checkpoint
-from w2vc.families.conformer.names import TABLE, encoder_name, matching_rows, target_name
+from w2vc.families.conformer.names import NAMES
+from w2vc.families.conformer.tensors import PREFIX
+from w2vc.families.family import Name
+from w2vc.families.interpreter import Named, encoder_name, name_table
 from w2vc.reading.checkpoint import read_checkpoint
 
 OTHER_MODELS = {"plain_wav2vec2_pretraining", "hubert", "wav2vec_seq2seq"}
 # Tensors that only a refused model has.
 UNKNOWN = {"project_inp.", "input_quantizer."}
+
+
+def matching_rows(source: str) -> list[Name]:
+    return [row for row, _ in name_table(NAMES).rows(source)]
+
+
+def target_name(source: str, *, with_head: bool) -> Named | None:
+    return name_table(NAMES).named(source, PREFIX if with_head else "")
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in OTHER_MODELS])
@@ -34,8 +45,8 @@ def test_no_two_tensors_of_a_checkpoint_get_one_name_but_the_rotary_frequencies(
 
 
 def test_what_is_dropped_says_why() -> None:
-    assert all(row.reason for row in TABLE if row.target is None)
-    assert not any(row.reason for row in TABLE if row.target is not None)
+    assert all(row.reason for row in NAMES if row.target is None)
+    assert not any(row.reason for row in NAMES if row.target is not None)
 
 
 @pytest.mark.parametrize(

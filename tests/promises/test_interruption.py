@@ -278,7 +278,7 @@ def _as_nobody(act: Callable[[], object], folder: Path) -> int:
     from w2vc.command.main import exit_code
     from w2vc.writing.acceptance import load_classes
 
-    load_classes(with_tokenizer=True)
+    load_classes("Wav2Vec2ConformerConfig", with_tokenizer=True)
     child = os.fork()
     if child == 0:
         code = 1

@@ -208,7 +208,7 @@ def import_everything() -> None:
 
     from w2vc.writing.acceptance import load_classes
 
-    load_classes(with_tokenizer=True)
+    load_classes("Wav2Vec2ConformerConfig", with_tokenizer=True)
     torch.set_num_threads(1)
     # What the command line itself imports when it is used.
     with contextlib.redirect_stderr(io.StringIO()):

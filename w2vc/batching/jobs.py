@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 from w2vc.errors import OutputWriteError, UsageError
-from w2vc.families.conformer.architecture import Head
+from w2vc.families.family import Head
 from w2vc.options import AnyPath, Options
 from w2vc.planning.plan import Dtype
 

@@ -3,3 +3,9 @@
 In: a ``Checkpoint``'s names, shapes and cfg. Out: values that describe the model, and tables for the planner.
 Everything here is pure: no file is opened, no tensor byte is read.
 """
+
+from w2vc.families.conformer import FAMILY as CONFORMER
+from w2vc.families.family import Family
+
+FAMILIES: tuple[Family, ...] = (CONFORMER,)
+"""Every family; the first that recognises a checkpoint counts."""

@@ -16,6 +16,8 @@ class ConvLayer:
 
 
 _MOST_CONV_LAYERS = 64
+# Wider or longer convolutions than any real model has.
+_LARGEST = 2**20
 
 
 def parse_conv_feature_layers(source: str) -> tuple[ConvLayer, ...] | None:
@@ -67,6 +69,6 @@ def _three_sizes(layer: object) -> tuple[int, int, int]:
     if not isinstance(layer, (tuple, list)) or len(layer) != 3:
         raise ValueError("not (dim, kernel, stride)")
     dim, kernel, stride = layer
-    if not all(isinstance(size, int) and 0 < size < 2**31 for size in layer):
+    if not all(type(size) is int and 0 < size <= _LARGEST for size in layer):
         raise ValueError("not (dim, kernel, stride)")
     return dim, kernel, stride

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from w2vc.families.conformer.architecture import POSITIONS, Architecture
+from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
 from w2vc.reading.checkpoint import Checkpoint
 from w2vc.version import __version__
 
-_TAGS = {"ctc": "automatic-speech-recognition", "pretraining": "", "none": "feature-extraction"}
+_TAGS = {"ctc": "automatic-speech-recognition", "projection": "feature-extraction", "none": "feature-extraction"}
 _TITLES = {
-    "ctc": "wav2vec2-conformer, fine-tuned with CTC",
-    "pretraining": "wav2vec2-conformer, pretrained",
-    "none": "wav2vec2-conformer, the encoder alone",
+    "ctc": "fine-tuned with CTC",
+    "pretraining": "pretrained",
+    "projection": "the encoder with its projection",
+    "none": "the encoder alone",
 }
 
 _SNIPPETS = {
@@ -51,9 +52,9 @@ with torch.no_grad():
 }
 
 
-def model_card(checkpoint: Checkpoint, architecture: Architecture, plan: Plan) -> bytes:
+def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> bytes:
     """The card's contents, in UTF-8."""
-    tag = _TAGS[plan.head]
+    tag = _TAGS.get(plan.head)
     progress = checkpoint.progress
     updates = "" if progress.updates is None else f", after {progress.updates:,} updates"
     exact = (
@@ -61,26 +62,25 @@ def model_card(checkpoint: Checkpoint, architecture: Architecture, plan: Plan) -
         if plan.dtype == "float32"
         else f"Its weights are fairseq's, stored as {plan.dtype}."
     )
-    snippet = _SNIPPETS[plan.head].format(model_class=plan.model_class, sample_rate=architecture.sample_rate)
-    positions = POSITIONS[architecture.attention]
-    audio = "normalised to zero mean and unit variance" if architecture.normalize else "as it is"
+    snippet = _SNIPPETS[plan.head].format(model_class=plan.model_class, sample_rate=description.sample_rate)
+    audio = "normalised to zero mean and unit variance" if description.normalize else "as it is"
     lines = [
         "---",
         "library_name: transformers",
         *([f"pipeline_tag: {tag}"] if tag else []),
         "tags:",
-        "- wav2vec2-conformer",
+        f"- {description.target.model_type}",
         "- fairseq",
         "---",
         "",
-        f"# {_TITLES[plan.head]}",
+        f"# {description.family.name}, {_TITLES[plan.head]}",
         "",
         f"Converted by w2vc {__version__} from a checkpoint of fairseq (`{checkpoint.model_name}`{updates}).",
         exact,
         "",
         f"- class: `{plan.model_class}`",
-        f"- encoder: {architecture.num_hidden_layers} layers, {architecture.hidden_size} wide, {positions}",
-        f"- input: {architecture.sample_rate:,} Hz mono, {audio}",
+        f"- encoder: {_encoder(description)}",
+        f"- input: {description.sample_rate:,} Hz mono, {audio}",
         f"- fingerprint of the source: `{checkpoint.archive.fingerprint}`",
         "",
         "Run in this directory:",
@@ -91,3 +91,10 @@ def model_card(checkpoint: Checkpoint, architecture: Architecture, plan: Plan) -
         "",
     ]
     return "\n".join(lines).encode()
+
+
+def _encoder(description: Description) -> str:
+    facts = description.facts
+    return (
+        f"{facts['encoder_layers']} layers, {facts['encoder_embed_dim']} wide, {description.family.card_summary(facts)}"
+    )

@@ -1,48 +1,28 @@
 """``--config``: values of a transformers ``config.json`` that are taken instead of fairseq's.
 
 Values of training and decoding may be chosen freely; what the tensors or fairseq's forward decide may be repeated, but
-not contradicted. Field names are those of ``Wav2Vec2ConformerConfig``.
+not contradicted. Which fields there are, and what they may be, is the target's (``families/family.py``).
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from w2vc.errors import InconsistentError, UsageError
-from w2vc.families.conformer.architecture import Architecture
+from w2vc.families.interpreter import Description
 from w2vc.reading.cfg import short
+from w2vc.reading.domains import Domain, anything
 
-FREE = frozenset(
-    {
-        *("hidden_dropout", "attention_dropout", "activation_dropout", "conformer_conv_dropout", "feat_proj_dropout"),
-        *("feat_quantizer_dropout", "final_dropout", "layerdrop", "initializer_range", "gradient_checkpointing"),
-        *("apply_spec_augment", "mask_time_prob", "mask_time_length", "mask_time_min_masks"),
-        *("mask_feature_prob", "mask_feature_length", "mask_feature_min_masks"),
-        *("ctc_loss_reduction", "ctc_zero_infinity"),
-        *("contrastive_logits_temperature", "num_negatives", "diversity_loss_weight"),
-        # How far relative positions are computed beforehand; transformers makes more as needed.
-        "max_source_positions",
-        # Of heads that fairseq's model hasn't got and that a fine-tuning in transformers may put on it.
-        *("use_weighted_layer_sum", "classifier_proj_size", "tdnn_dim", "tdnn_kernel", "tdnn_dilation"),
-        *("xvector_output_dim", "num_labels", "id2label", "label2id", "problem_type", "finetuning_task"),
-    }
-)
-"""What may be chosen."""
-
-_FIXED = {
-    # transformers' own defaults, from which fairseq's conformer doesn't differ.
-    "rotary_embedding_base": 10000,
-    "add_adapter": False,
-}
 _SAME = ({"swish", "silu"}, {None, "none"})
+# Decided by other options, or by other fields.
+_NOT_COMPARED = frozenset({"architectures", "torch_dtype", "dtype", "num_feat_extract_layers", "model_type"})
 # Written by transformers itself into every config, or without a say in what is computed.
 _SKIPPED = frozenset(
     {
-        *("architectures", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "num_feat_extract_layers"),
+        *("transformers_version", "_name_or_path"),
         *("adapter_kernel_size", "adapter_stride", "num_adapter_layers", "output_hidden_size"),
         *("return_dict", "output_hidden_states", "output_attentions", "use_cache", "is_decoder", "is_encoder_decoder"),
         *("do_stable_layer_norm", "tokenizer_class", "feat_extract_dropout", "hidden_dropout_prob"),
@@ -51,10 +31,10 @@ _SKIPPED = frozenset(
 
 
 def read_config(path: Path) -> dict[str, object]:
-    """A ``config.json``.
+    """Read a ``config.json``.
 
     Raises:
-        UsageError: it can't be read, or is not the config of a wav2vec2-conformer.
+        UsageError: it can't be read, or is no config of transformers.
     """
     try:
         values = json.loads(path.read_bytes())
@@ -64,51 +44,78 @@ def read_config(path: Path) -> dict[str, object]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}", advice="Give a config.json with --config.") from error
-    kind = values.get("model_type", "wav2vec2-conformer") if isinstance(values, dict) else None
-    if kind != "wav2vec2-conformer":
-        raise UsageError(
-            f"{path} is no config of a wav2vec2-conformer (model_type: {short(kind)})",
-            advice="Leave --config out: w2vc finds the config out from the checkpoint.",
-        )
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} holds no JSON object", advice="Give a config.json with --config.")
     return dict(values)
 
 
-def overrides(given: Mapping[str, object], found: Mapping[str, object], origin: str) -> dict[str, object]:
-    """The values to take instead.
+def overrides(
+    given: Mapping[str, object], config: Mapping[str, object], description: Description, origin: str
+) -> dict[str, object]:
+    """Return the values to take instead.
 
     Args:
         given: the values of ``--config``.
-        found: what the checkpoint says, in the same fields.
+        config: what the checkpoint says, in the same fields.
+        description: of the model: which fields are free, and what they may be.
         origin: what to call the given ones in errors.
 
     Raises:
-        InconsistentError: given values contradict the checkpoint; all of them with both values.
+        InconsistentError: given values contradict the checkpoint, or are outside what a field may be; all of them.
         UsageError: there is no such field; with the nearest one.
     """
-    decided = {**_FIXED, **found}
-    contradictions = [
-        f"{origin} says {key} = {short(value)}, the checkpoint {short(decided[key])}"
-        for key, value in sorted(given.items())
-        if key in decided and key not in FREE | _SKIPPED and not _equal(value, decided[key])
-    ]
-    if contradictions:
-        raise InconsistentError(
-            contradictions, advice="Take these values out of the file: w2vc finds them out from the checkpoint."
+    target = description.target
+    derived = description.family.derived(description.facts)
+    free = {field: domain for field, domain in target.free.items() if field not in derived}
+    decided = {**target.repeatable, **config}
+    compared = {key: value for key, value in given.items() if key in decided and key not in {*free, *_NOT_COMPARED}}
+    kind = given.get("model_type", target.model_type)
+    if kind != target.model_type:
+        raise UsageError(
+            f"{origin} is no config of a {target.model_type} (model_type: {short(kind)})",
+            advice="Leave --config out: w2vc finds the config out from the checkpoint.",
         )
-    unknown = sorted(given.keys() - decided.keys() - FREE - _SKIPPED - _OTHER_HEADS)
+    problems = [
+        f"{origin} says {key} = {short(value)}, the checkpoint {short(decided[key])}"
+        for key, value in sorted(compared.items())
+        if not _equal(value, decided[key])
+    ]
+    chosen = {key: value for key, value in given.items() if key in free}
+    problems += [
+        f"{origin} says {key} = {short(value)}, which is not {free[key].words}"
+        for key, value in sorted(chosen.items())
+        if not _accepted(value, free[key])
+    ]
+    if problems:
+        raise InconsistentError(
+            problems, advice="Take these values out of the file: w2vc finds them out from the checkpoint."
+        )
+    _refuse_unknown(
+        given.keys() - decided.keys() - free.keys() - _SKIPPED - _NOT_COMPARED - _OTHER_HEADS, {*free, *decided}, origin
+    )
+    return chosen
+
+
+def _accepted(value: object, domain: Domain) -> bool:
+    """Whether a value is in its domain as it is: transformers checks types, so that 1 is no truth value."""
+    if domain is anything:
+        return True
+    accepted = domain.accept(value)
+    return accepted is not None and isinstance(accepted, bool) == isinstance(value, bool)
+
+
+def _refuse_unknown(unknown: Set[str], known: Set[str], origin: str) -> None:
     if unknown:
         raise UsageError(
-            [f"{origin} has {key}, which no wav2vec2-conformer has{_nearest(key)}" for key in unknown],
+            [f"{origin} has {short(key)}, which no such model has{_nearest(key, known)}" for key in sorted(unknown)],
             advice="Take it out, or correct its name.",
         )
-    return {key: value for key, value in given.items() if key in FREE}
 
 
 # Fields of the other head, which a config may still have.
 _OTHER_HEADS = frozenset(
     {
         *("vocab_size", "num_codevectors_per_group", "num_codevector_groups", "codevector_dim", "proj_codevector_dim"),
-        "model_type",
     }
 )
 
@@ -125,20 +132,6 @@ def _hashable(value: object) -> bool:
     return not isinstance(value, (list, dict))
 
 
-def _nearest(key: str) -> str:
-    near = difflib.get_close_matches(key, FREE | _FIXED.keys(), n=1)
+def _nearest(key: str, known: Set[str]) -> str:
+    near = difflib.get_close_matches(key[:60], known, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
-
-
-def with_masks(architecture: Architecture, chosen: Mapping[str, object]) -> Architecture:
-    """The architecture with other mask probabilities, on which it depends whether there is a mask embedding."""
-    training = architecture.training
-    time, channel = chosen.get("mask_time_prob"), chosen.get("mask_feature_prob")
-    return replace(
-        architecture,
-        training=replace(
-            training,
-            mask_prob=float(time) if isinstance(time, (int, float)) else training.mask_prob,
-            mask_channel_prob=float(channel) if isinstance(channel, (int, float)) else training.mask_channel_prob,
-        ),
-    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from w2vc.errors import UsageError
-from w2vc.families.conformer.architecture import Architecture, describe
+from w2vc.families.interpreter import Description, describe
 from w2vc.options import Options
 from w2vc.planning.model_card import model_card
 from w2vc.planning.overrides import read_config
@@ -27,14 +27,14 @@ class Prepared:
 
     Attributes:
         checkpoint: what the file holds.
-        architecture: what the model is.
+        description: what the model is.
         dictionary: of a model that is written with a CTC head, else None.
         plan: what the output will hold.
         provenance: what the output says about its source.
     """
 
     checkpoint: Checkpoint
-    architecture: Architecture
+    description: Description
     dictionary: Dictionary | None
     plan: Plan
     provenance: Record
@@ -51,35 +51,35 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
     if options.dtype not in _DTYPES:
         raise UsageError(f"--dtype is {options.dtype}", advice=f"Give one of {', '.join(_DTYPES)}.")
     checkpoint = read_checkpoint(path, ema=options.ema, passed=passed)
-    architecture = describe(checkpoint)
-    head = chosen_head(architecture, options.head)
-    dictionary = find_dictionary(checkpoint, architecture, options.dictionary) if head == "ctc" else None
+    description = describe(checkpoint)
+    head = chosen_head(description, options.head)
+    dictionary = find_dictionary(checkpoint, description, options.dictionary) if head == "ctc" else None
     dtype = next(dtype for dtype in _DTYPES if dtype == options.dtype)
     given = None if options.config is None else read_config(options.config)
-    plan = make_plan(checkpoint, architecture, dictionary, head, dtype, given)
+    plan = make_plan(checkpoint, description, dictionary, head, dtype, given)
     if options.card:
-        plan = replace(plan, files={**plan.files, "README.md": model_card(checkpoint, architecture, plan)})
+        plan = replace(plan, files={**plan.files, "README.md": model_card(checkpoint, description, plan)})
     provenance = make_record(
         checkpoint.archive.fingerprint,
         head=plan.head,
         dtype=options.dtype,
         ema=options.ema,
         overrides=given,
-        labels=architecture.labels,
+        labels=description.labels,
         dictionary=dictionary,
         files=plan.files,
     )
-    return Prepared(checkpoint, architecture, dictionary, plan, provenance)
+    return Prepared(checkpoint, description, dictionary, plan, provenance)
 
 
-def find_dictionary(checkpoint: Checkpoint, architecture: Architecture, place: Path | None) -> Dictionary | None:
+def find_dictionary(checkpoint: Checkpoint, description: Description, place: Path | None) -> Dictionary | None:
     """The dictionary: the given one, the checkpoint's own, or the one beside it; all that are there have to agree."""
     found = []
     if place is not None:
-        found.append(read_dictionary(dictionary_file(place, architecture.labels)))
+        found.append(read_dictionary(dictionary_file(place, description.labels)))
     if checkpoint.dictionary is not None:
         found.append(checkpoint.dictionary)
-    beside = dictionary_beside(checkpoint.path, architecture.labels)
+    beside = dictionary_beside(checkpoint.path, description.labels)
     if beside is not None:
         found.append(read_dictionary(beside))
     return agreed(found)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from w2vc.families.conformer.architecture import Architecture, Head
+from w2vc.families.family import Head
+from w2vc.families.interpreter import Description
 from w2vc.reading.dictionary import SPECIAL_SYMBOLS, Dictionary
 
 WORD_DELIMITER = "|"
@@ -128,17 +129,17 @@ def tokenizer_config(vocabulary: Vocabulary) -> dict[str, object]:
     }
 
 
-def preprocessor_config(architecture: Architecture, head: Head) -> dict[str, object]:
+def preprocessor_config(description: Description, head: Head) -> dict[str, object]:
     """The contents of ``preprocessor_config.json``."""
     values: dict[str, object] = {
-        "do_normalize": architecture.normalize,
+        "do_normalize": description.normalize,
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
         "padding_side": "right",
         "padding_value": 0.0,
         # A group norm's statistics take the padding in, masked or not: such models are run without a mask.
-        "return_attention_mask": not architecture.group_norm,
-        "sampling_rate": architecture.sample_rate,
+        "return_attention_mask": description.facts["extractor_mode"] != "default",
+        "sampling_rate": description.sample_rate,
     }
     # Without a tokenizer there is no processor to load.
     return values | {"processor_class": "Wav2Vec2Processor"} if head == "ctc" else values

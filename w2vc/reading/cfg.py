@@ -1,12 +1,12 @@
-"""A checkpoint's config, of which single values are taken, their types checked. The only place that uses omegaconf."""
+"""A checkpoint's config, of which single values are taken, each held to its domain. The only place with omegaconf."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-Value = TypeVar("Value")
+from w2vc.reading.domains import Domain
 
 _INTERPOLATION = re.compile(r"\$\{[A-Za-z_]\w*(\.\w+)*\}", re.ASCII)
 _MISSING = "???"
@@ -15,7 +15,7 @@ _NEVER_RUN = "(a resolver)"
 
 
 class Cfg:
-    """A checkpoint's config, read with omegaconf, from which single values are taken with their type checked.
+    """A checkpoint's config, read with omegaconf, from which single values are taken.
 
     Only interpolations that name another key (``${task.normalize}``) are followed. Everything else that omegaconf
     would evaluate (``${oc.env:HOME}``) is put out of its reach first.
@@ -28,15 +28,19 @@ class Cfg:
         self.problems: list[str] = []
 
     def keys(self, section: str) -> list[str]:
-        """The keys of a section, none if there is no such section."""
+        """Return the keys of a section, none if there is no such section."""
         from omegaconf import DictConfig, OmegaConf
 
         found = OmegaConf.select(self._cfg, section)
         return [str(key) for key in found] if isinstance(found, DictConfig) else []
 
     def value(self, path: str) -> object:
-        """The value at a dotted path; None where it is missing, null or made by a resolver."""
+        """Return the value at a dotted path; None where it is missing, null or made by a resolver."""
+        from omegaconf import DictConfig, ListConfig, OmegaConf
+
         found = self._selected(path)
+        if isinstance(found, (DictConfig, ListConfig)):
+            return OmegaConf.to_container(found)
         return None if found == _NEVER_RUN else found
 
     def _selected(self, path: str) -> object:
@@ -50,10 +54,10 @@ class Cfg:
             return None
         return None if isinstance(found, str) and found == _MISSING else found
 
-    def take(self, path: str, convert: Callable[[object], Value | None], default: Value) -> Value:
-        """The value at a path, converted; the default where there is none.
+    def take(self, path: str, domain: Domain, default: Any) -> Any:
+        """Return the value at a path, as its domain has it; the default where there is none.
 
-        A value of a wrong type is a problem, and so is one that a resolver would make: the default would be a guess.
+        A value outside the domain is a problem, and so is one that a resolver would make: the default would be a guess.
         """
         found = self._selected(path)
         if found == _NEVER_RUN:
@@ -61,11 +65,11 @@ class Cfg:
             return default
         if found is None:
             return default
-        converted = convert(found)
-        if converted is None:
-            self.problems.append(f"cfg.{path} is {short(found)}, which is not {_EXPECTED[convert]}")
+        accepted = domain.accept(found)
+        if accepted is None:
+            self.problems.append(f"cfg.{path} is {short(found)}, which is not {domain.words}")
             return default
-        return converted
+        return accepted
 
 
 def _without_resolvers(value: object) -> object:
@@ -78,45 +82,7 @@ def _without_resolvers(value: object) -> object:
     return value
 
 
-def boolean(value: object) -> bool | None:
-    """A truth value, also spelled 0 or 1; None for anything else."""
-    return value if isinstance(value, bool) else {0: False, 1: True}.get(value) if isinstance(value, int) else None
-
-
-def integer(value: object) -> int | None:
-    """A whole number, also spelled 3.0; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
-        return None
-    return int(value)
-
-
-def number(value: object) -> float | None:
-    """A finite number; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
-        return None
-    return float(value)
-
-
-def text(value: object) -> str | None:
-    """A text; None for anything else."""
-    return value if isinstance(value, str) else None
-
-
-def first_number(value: object) -> float | None:
-    """The first of a list of numbers, 0 of an empty one; None for anything else."""
-    return number(next(iter(value), 0.0)) if isinstance(value, Iterable) and not isinstance(value, str) else None
-
-
-_EXPECTED: dict[Callable[[object], object], str] = {
-    boolean: "true or false",
-    integer: "a whole number",
-    number: "a finite number",
-    text: "a text",
-    first_number: "a list of finite numbers",
-}
-
-
 def short(value: object) -> str:
-    """A value as an error message shows it."""
-    shown = repr(value)
+    """Return a value as an error message shows it."""
+    shown = repr(value[:100] if isinstance(value, (str, bytes)) else value)
     return shown if len(shown) <= 60 else shown[:57] + "..."

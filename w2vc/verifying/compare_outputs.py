@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2vc.families.conformer.architecture import Architecture
+from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
 from w2vc.reading.cfg import Cfg
 from w2vc.reading.checkpoint import Checkpoint, SourceTensor
@@ -129,7 +129,7 @@ def _normalized(clip: Tensor, *, normalize: bool) -> Tensor:
     return torch.nn.functional.layer_norm(clip, clip.shape) if normalize else clip
 
 
-def compare_feature_extractor(extractor: Any, audio: ProbeAudio, architecture: Architecture) -> Stage:
+def compare_feature_extractor(extractor: Any, audio: ProbeAudio, description: Description) -> Stage:
     """What the feature extractor makes of each clip, beside what fairseq does.
 
     Where the model was trained on normalised audio, both divide by the standard deviation, but with different
@@ -139,11 +139,11 @@ def compare_feature_extractor(extractor: Any, audio: ProbeAudio, architecture: A
 
     error, bound = 0.0, BOUND
     for clip in audio.clips:
-        values = extractor(clip.numpy(), sampling_rate=architecture.sample_rate, return_tensors="np")["input_values"][0]
+        values = extractor(clip.numpy(), sampling_rate=description.sample_rate, return_tensors="np")["input_values"][0]
         found = torch.from_numpy(values)
-        expected = _normalized(clip, normalize=architecture.normalize)
+        expected = _normalized(clip, normalize=description.normalize)
         error = max(error, relative_error(found, expected))
-        if architecture.normalize:
+        if description.normalize:
             variance = float(clip.double().var(correction=0))
             ratio = (variance + _FAIRSEQ_EPSILON) / (variance + _TRANSFORMERS_EPSILON)
             bound = max(bound, ratio**0.5 - 1 + BOUND)
@@ -199,7 +199,7 @@ def written_dtypes(plan: Plan) -> dict[str, str]:
     return {source.name: move.dtype for move in plan.moves for source in (move.source, *move.equals)}
 
 
-def reference_cfg(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, Any]:
+def reference_cfg(checkpoint: Checkpoint, description: Description) -> dict[str, Any]:
     """The cfg as the reference takes it: interpolations followed, what has no value left out."""
     cfg = Cfg(checkpoint.cfg)
 
@@ -207,7 +207,7 @@ def reference_cfg(checkpoint: Checkpoint, architecture: Architecture) -> dict[st
         values = {key: cfg.value(f"{path}.{key}") for key in cfg.keys(path) if key != "w2v_args"}
         return {key: value for key, value in values.items() if value is not None}
 
-    if architecture.own_head == "pretraining":
+    if description.own_head == "pretraining":
         return {"model": {**section("model"), "_name": "wav2vec2"}}
     inner = {"model": section("model.w2v_args.model")}
     return {"model": {**section("model"), "_name": "wav2vec_ctc", "w2v_args": inner}}

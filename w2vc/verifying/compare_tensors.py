@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2vc.errors import DamagedError
-from w2vc.planning.plan import FirstRow, Make, Move, Plan
+from w2vc.families.family import FirstRow
+from w2vc.planning.plan import Make, Move, Plan
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import ITEM_BYTES, Checkpoint
 from w2vc.verifying.tensor_reader import PIECE_ELEMENTS, is_damaged, read_exactly, same_bytes, source_pieces

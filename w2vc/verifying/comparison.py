@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2vc.errors import UsageError
-from w2vc.families.conformer.architecture import Architecture
-from w2vc.families.conformer.names import TARGET_PREFIX
-from w2vc.families.conformer.tensors import MODEL_CLASSES
+from w2vc.families.interpreter import Description
 from w2vc.options import AnyPath, Options
 from w2vc.planning.plan import Plan
 from w2vc.planning.preparation import prepare
@@ -96,15 +94,15 @@ def verify(
         card=False,
     )
     prepared = prepare(Path(checkpoint), options)
-    read, plan, words, architecture = prepared.checkpoint, prepared.plan, prepared.dictionary, prepared.architecture
-    audio = _audio(wav, architecture.sample_rate)
+    read, plan, words, description = prepared.checkpoint, prepared.plan, prepared.dictionary, prepared.description
+    audio = _audio(wav, description.sample_rate)
     gathered = _Gathered()
     if weights_problem is None:
         gathered.findings += compare_tensors(read, plan, directory / WEIGHTS, found, watch)
     elif (directory / WEIGHTS).exists():
         gathered.findings.append(Finding("tensors", WEIGHTS, "a whole safetensors file", weights_problem))
     gathered.findings += compare_files(plan, directory)
-    _compare_with_transformers(_Case(read, plan, words, architecture, directory, audio), gathered)
+    _compare_with_transformers(_Case(read, plan, words, description, directory, audio), gathered)
     return Verification(
         checkpoint=read.path,
         output=directory,
@@ -132,7 +130,7 @@ class _Case:
     checkpoint: Checkpoint
     plan: Plan
     dictionary: Dictionary | None
-    architecture: Architecture
+    description: Description
     output: Path
     audio: ProbeAudio
 
@@ -152,6 +150,9 @@ class _Gathered:
 # How the output was converted
 
 
+_ENCODER_ALONE = "encoder.layer_norm.weight"
+
+
 def _directory(output: Path) -> Path:
     if not output.is_dir():
         what = "is not a directory" if output.exists() else "isn't there"
@@ -169,11 +170,13 @@ def _weights(output: Path) -> tuple[dict[str, Entry], str | None]:
 def _head(output: Path, found: Mapping[str, Entry]) -> str:
     """``none`` for an encoder alone, else the checkpoint's own: the tensors tell, without them the config."""
     if found:
-        return "auto" if any(name.startswith(TARGET_PREFIX) for name in found) else "none"
+        # A model with a head has its encoder's tensors below a prefix.
+        return "none" if _ENCODER_ALONE in found else "auto"
     try:
-        return "none" if read_json(output / "config.json").get("architectures") == [MODEL_CLASSES["none"]] else "auto"
+        classes = read_json(output / "config.json").get("architectures")
     except ValueError:
         return "auto"
+    return "none" if isinstance(classes, list) and str(classes[:1]).endswith("Model']") else "auto"
 
 
 def _dtype(found: Mapping[str, Entry]) -> str:
@@ -207,7 +210,7 @@ def _compare_with_transformers(case: _Case, gathered: _Gathered) -> None:
 def _compare_feature_extractor(transformers: Any, case: _Case, gathered: _Gathered) -> None:
     try:
         extractor = transformers.AutoFeatureExtractor.from_pretrained(case.output, local_files_only=True)
-        stage = compare_feature_extractor(extractor, case.audio, case.architecture)
+        stage = compare_feature_extractor(extractor, case.audio, case.description)
     except Exception as error:  # whatever a changed directory leads transformers to
         gathered.findings.append(failure("loading", "AutoFeatureExtractor", "a feature extractor", error))
         return
@@ -216,7 +219,7 @@ def _compare_feature_extractor(transformers: Any, case: _Case, gathered: _Gather
 
 
 def _compare_outputs(model: Any, case: _Case, gathered: _Gathered) -> Compared | None:
-    runs = passes(case.audio, normalize=case.architecture.normalize)
+    runs = passes(case.audio, normalize=case.description.normalize)
     with open_checkpoint(case.checkpoint.path) as file:
         reference = _reference(file.fileno(), case, written_dtypes(case.plan))
         if not case.plan.is_exact:
@@ -236,11 +239,9 @@ def _compare_outputs(model: Any, case: _Case, gathered: _Gathered) -> Compared |
 
 
 def _reference(file: int, case: _Case, dtypes: Mapping[str, str]) -> Callable[[Pass], ReferenceOutputs]:
-    from w2vc.families.conformer.reference import reference_forward
-
     tensors = SourceTensors(file, case.checkpoint.tensors, dtypes)
-    cfg = reference_cfg(case.checkpoint, case.architecture)
-    return lambda run: reference_forward(tensors, cfg, run.input_values, run.padding_mask)
+    cfg = reference_cfg(case.checkpoint, case.description)
+    return lambda run: case.description.family.reference(tensors, cfg, run.input_values, run.padding_mask)
 
 
 def _rounding(
@@ -257,7 +258,7 @@ def _rounding(
 def _compare_vocabulary(
     transformers: Any, case: _Case, pad_token_id: object, compared: Compared | None, gathered: _Gathered
 ) -> None:
-    words, vocabulary, rows = case.dictionary, case.plan.vocabulary, case.architecture.vocabulary
+    words, vocabulary, rows = case.dictionary, case.plan.vocabulary, case.description.vocabulary
     if words is None or vocabulary is None or rows is None:
         return
     try:

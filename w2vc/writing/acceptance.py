@@ -21,7 +21,7 @@ class Classes:
     """transformers' classes, imported.
 
     Attributes:
-        config: ``Wav2Vec2ConformerConfig``.
+        config: the class of ``config.json``.
         tokenizers: by name; empty where no tokenizer is written.
     """
 
@@ -29,9 +29,9 @@ class Classes:
     tokenizers: Mapping[str, Any]
 
 
-def load_classes(*, with_tokenizer: bool) -> Classes:
-    """Imports what the files will be tried with. Takes a second or two."""
-    from transformers.models.wav2vec2_conformer.configuration_wav2vec2_conformer import Wav2Vec2ConformerConfig
+def load_classes(config_class: str, *, with_tokenizer: bool) -> Classes:
+    """Import what the files will be tried with. Takes a second or two."""
+    import transformers
 
     tokenizers: dict[str, Any] = {}
     if with_tokenizer:
@@ -39,7 +39,7 @@ def load_classes(*, with_tokenizer: bool) -> Classes:
         from transformers.models.wav2vec2_phoneme.tokenization_wav2vec2_phoneme import Wav2Vec2PhonemeCTCTokenizer
 
         tokenizers = {kind.__name__: kind for kind in (Wav2Vec2CTCTokenizer, Wav2Vec2PhonemeCTCTokenizer)}
-    return Classes(Wav2Vec2ConformerConfig, tokenizers)
+    return Classes(getattr(transformers, config_class), tokenizers)
 
 
 def accept(classes: Classes, plan: Plan, directory: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2vc.errors import DamagedError, InconsistentError
-from w2vc.planning.plan import FirstRow, Make, Move, Plan, different
+from w2vc.families.family import FirstRow
+from w2vc.planning.plan import Make, Move, Plan, different
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor, identity_of
 from w2vc.writing.acceptance import accept, load_classes
@@ -79,7 +80,7 @@ def write(
     names_and_shapes = ((tensor.target, tensor.dtype, tensor.shape) for tensor in plan.tensors)
     places = layout(names_and_shapes, {**metadata, "format": "pt"})
     with output_directory(output, force=force) as building, ThreadPoolExecutor(2) as threads:
-        classes = threads.submit(load_classes, with_tokenizer=plan.vocabulary is not None)
+        classes = threads.submit(load_classes, plan.config_class, with_tokenizer=plan.vocabulary is not None)
         with open_checkpoint(checkpoint.path) as file, _unchanged(file.fileno(), checkpoint):
             _write_weights(file.fileno(), plan, places, building / WEIGHTS, watch, check)
             # To the disk while the last checksums are compared and the classes load.

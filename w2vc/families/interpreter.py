@@ -1,0 +1,330 @@
+"""Applies a family's tables to a checkpoint: which family it is, what its keys say, what its tensors are called.
+
+Nothing here knows a family, a key or a tensor by name, but for the sections in which fairseq keeps its configs
+(``fairseq/dataclass/configs.py``) and the prefix of fine-tuned encoders (``fairseq/models/wav2vec/wav2vec2_asr.py``).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from w2vc.errors import InconsistentError, UnsupportedModelError
+from w2vc.families import FAMILIES
+from w2vc.families.family import Evidence, Facts, Family, Head, Key, Name, Part, Refusal, Target, Tensors, spelled_out
+from w2vc.families.strangers import stranger_by_name, stranger_by_tensor
+from w2vc.reading.cfg import Cfg, short
+from w2vc.reading.checkpoint import Checkpoint
+from w2vc.reading.domains import anything
+
+FINE_TUNED_PREFIX = "w2v_encoder.w2v_model."
+_FINE_TUNED = "w2v_encoder."
+_INNER_SECTION = "model.w2v_args.model"
+# Of FairseqDataclass, and of the sections that older versions merged into one another.
+_KEYS_OF_EVERY_CONFIG = {"_name", "normalize", "data", "tpu"}
+_CONTRADICTION = "The checkpoint contradicts itself: was it edited, or saved by a fork of fairseq?"
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """What became of one key of a checkpoint's cfg.
+
+    Attributes:
+        path: of the key.
+        value: that the model was built with.
+        treatment: what becomes of it.
+        why: the reason, where there is one.
+    """
+
+    path: str
+    value: object
+    treatment: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model is, in the words of fairseq and of transformers.
+
+    Attributes:
+        family: whose tables were applied.
+        target: the kind of transformers model that computes the same.
+        own_head: the head that the checkpoint has.
+        facts: what is known of the model.
+        fields: of transformers' config, those of every head.
+        keys: what became of each key of the cfg.
+        notes: what a reader should know: where cfg and tensors disagree, what is not carried over.
+        refusals: what transformers can't express.
+    """
+
+    family: Family
+    target: Target
+    own_head: Head
+    facts: Facts
+    fields: Mapping[str, object]
+    keys: tuple[KeyReport, ...]
+    notes: tuple[str, ...]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Rows of the CTC head, None without one."""
+        found: int | None = self.facts["vocabulary"]
+        return found
+
+    @property
+    def labels(self) -> str | None:
+        """The training task's word for its labels: ``ltr``, ``phn``."""
+        return self.facts["task.labels"] or None
+
+    @property
+    def normalize(self) -> bool:
+        """Whether the audio is normalized to zero mean and unit variance."""
+        return bool(self.facts["task.normalize"])
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the audio, in Hz."""
+        return int(self.facts["task.sample_rate"])
+
+    def refusals_for(self, head: Head) -> tuple[Refusal, ...]:
+        """The refusals that concern a conversion with this head."""
+        return tuple(refusal for refusal in self.refusals if head in refusal.heads)
+
+    def config(self, head: Head, dtype: str) -> dict[str, object]:
+        """The contents of ``config.json`` with this head and weights of this dtype."""
+        others = frozenset[str]().union(*(names for kind, names in self.target.head_fields.items() if kind != head))
+        return {
+            **{key: value for key, value in self.fields.items() if key not in others},
+            "architectures": [self.target.classes[head]],
+            "model_type": self.target.model_type,
+            # Understood by every version; the newer "dtype" only by new ones.
+            "torch_dtype": dtype,
+        }
+
+
+def describe(checkpoint: Checkpoint) -> Description:
+    """Find out what the model is.
+
+    Raises:
+        UnsupportedModelError: it is of no family.
+        InconsistentError: cfg and tensors, or the tensors among themselves, don't fit; all problems are listed.
+    """
+    tensors = Tensors({encoder_name(name): tensor for name, tensor in checkpoint.tensors.items()})
+    cfg = Cfg(checkpoint.cfg)
+    evidence = Evidence(
+        tensors=tensors,
+        model=_name(cfg, "model"),
+        inner=_name(cfg, _INNER_SECTION),
+        fine_tuned=any(name.startswith(_FINE_TUNED) for name in checkpoint.tensors),
+    )
+    return _Reading(_recognised(checkpoint, evidence), evidence, cfg).description()
+
+
+def _name(cfg: Cfg, section: str) -> str | None:
+    found = cfg.value(f"{section}._name")
+    return found if isinstance(found, str) else None
+
+
+def encoder_name(source: str) -> str:
+    """Return fairseq's name without the prefix that fine-tuning puts before the encoder's tensors."""
+    return source.removeprefix(FINE_TUNED_PREFIX)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Which family
+
+
+def _recognised(checkpoint: Checkpoint, evidence: Evidence) -> Family:
+    by_name = stranger_by_name(evidence)
+    if by_name is not None:
+        raise UnsupportedModelError(by_name, advice=_advice_for_strangers())
+    if checkpoint.is_shard:
+        raise UnsupportedModelError(
+            "the checkpoint is one shard of a model (shard_metadata is there)",
+            advice="Merge the shards with fairseq's consolidate_fsdp_shards.py first.",
+        )
+    family = next((family for family in FAMILIES if family.recognises(evidence)), None)
+    if family is None:
+        unknown = f"this is none of the models that w2vc knows (cfg.model._name is {short(evidence.model)})"
+        raise UnsupportedModelError(stranger_by_tensor(evidence) or unknown, advice=_advice_for_strangers())
+    return family
+
+
+def _advice_for_strangers() -> str:
+    return f"w2vc converts these: {', '.join(family.name for family in FAMILIES)}."
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What the keys say
+
+
+class _Reading:
+    """One checkpoint's keys, read by a family's rows; gathers every problem and note on the way."""
+
+    def __init__(self, family: Family, evidence: Evidence, cfg: Cfg) -> None:
+        self.family = family
+        self.evidence = evidence
+        self.cfg = cfg
+        self.section = _INNER_SECTION if evidence.fine_tuned else "model"
+        self.outer = family.keys.fine_tuned if evidence.fine_tuned else family.keys.pretrained
+        self.facts: dict[str, Any] = {"fine_tuned": evidence.fine_tuned, "section": self.section}
+        self.fields: dict[str, object] = {}
+        self.reports: list[KeyReport] = []
+        self.notes: list[str] = []
+        self.refusals: list[Refusal] = []
+        self.problems: list[str] = []
+
+    def description(self) -> Description:
+        if self.evidence.fine_tuned and not self.cfg.keys(_INNER_SECTION):
+            self.problems.append("cfg.model.w2v_args is missing: the architecture of a fine-tuned model is there")
+        self._read_rows()
+        self.facts |= {name: measure(self.evidence.tensors) for name, measure in self.family.measures.items()}
+        self._check()
+        self._note_unknown_keys()
+        target = self.family.target(self.facts)
+        return Description(
+            family=self.family,
+            target=target,
+            own_head="ctc" if self.evidence.fine_tuned else self.family.pretrained_head,
+            facts=self.facts,
+            fields={**target.constants, **self.fields, **self.family.derived(self.facts)},
+            keys=tuple(self.reports),
+            notes=(*self.notes, *self.family.notes(self.facts)),
+            refusals=(*self.refusals, *self.family.refusals(self.facts)),
+        )
+
+    def _read_rows(self) -> None:
+        overridden = {field for row in self.outer for field in row.to}
+        for row in self.family.keys.architecture:
+            if row.to and overridden.issuperset(row.to):
+                path = f"{self.section}.{row.name}"
+                self.reports.append(KeyReport(path, self.cfg.value(path), "no field", "fine-tuning has its own value"))
+            else:
+                self._read(row, f"{self.section}.{row.name}")
+        for row in self.outer:
+            self._read(row, row.name)
+
+    def _read(self, row: Key, path: str) -> None:
+        stored = self.cfg.value(path)
+        default = None if row.default is None else row.domain.accept(row.default)
+        # What has no effect may be whatever it is.
+        said = stored if row.domain is anything else self.cfg.take(path, row.domain, default)
+        measured = None if row.tensors is None else row.tensors(self.evidence.tensors)
+        value = said if measured is None else measured
+        self.facts[row.name] = value
+        self.fields |= _fields(row, value)
+        self._compare(row, path, stored, said, measured)
+        if row.only and value not in row.only:
+            self.refusals.append(Refusal(f"cfg.{path} is {spelled_out(value)}", row.why, row.heads))
+        if row.noted and stored is not None and stored != row.default:
+            self.notes.append(f"cfg.{path} is {short(stored)}: not carried over ({row.why})")
+        self.reports.append(KeyReport(path, value, row.treatment, row.why))
+
+    def _compare(self, row: Key, path: str, stored: object, said: Any, measured: Any) -> None:
+        if measured is None or stored is None or said == measured:
+            return
+        if row.silent_below is not None and said < row.silent_below:
+            return
+        self.notes.append(f"cfg.{path} is {short(stored)}, the tensors say {measured}")
+
+    def _check(self) -> None:
+        problems = [*self.problems, *self.evidence.tensors.problems, *self.cfg.problems]
+        # Sizes that are missing or outside their domain make every further check fail, too.
+        problems += [] if problems else [problem for check in self.family.checks for problem in check(self.facts)]
+        if problems:
+            raise InconsistentError(problems, advice=_CONTRADICTION)
+
+    def _note_unknown_keys(self) -> None:
+        known = {row.name for row in self.family.keys.architecture}
+        sections = {self.section: known}
+        if self.evidence.fine_tuned:
+            sections = {"model": {row.name.removeprefix("model.") for row in self.outer}, **sections}
+        for section, names in sections.items():
+            keys = self.cfg.keys(section)
+            unknown = sorted(set(keys) - names - _KEYS_OF_EVERY_CONFIG)
+            # An argparse namespace holds the keys of every config of fairseq at once.
+            if unknown and "arch" not in keys:
+                self.notes.append(f"cfg.{section} has keys that fairseq 0.12.2 doesn't: {', '.join(unknown)}")
+
+
+def _fields(row: Key, value: Any) -> dict[str, object]:
+    if row.into is not None:
+        return dict(row.into(value))
+    return dict.fromkeys(row.to, row.spelled.get(value, value)) if row.to else {}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What the tensors are called
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a fairseq tensor is called in transformers.
+
+    Attributes:
+        part: the part of the model it belongs to.
+        target: its full name there, or None.
+        reason: why there is none.
+        unless_there: why it is dropped where the target has no such tensor; empty where that is a problem.
+    """
+
+    part: Part
+    target: str | None
+    reason: str
+    unless_there: str
+
+
+_NUMBERED = ("layer", "conv", "block")
+
+
+def pattern(name: str) -> re.Pattern[str]:
+    """Compile a table's name, in which ``{x}`` stands for one dot-free part."""
+    escaped = re.escape(name).replace(r"\{", "{").replace(r"\}", "}")
+    return re.compile(
+        re.sub(r"{(\w+)}", lambda found: f"(?P<{found[1]}>{_number_or_word(found[1])})", escaped), re.ASCII
+    )
+
+
+def _number_or_word(placeholder: str) -> str:
+    # A leading zero would let two names become one.
+    return r"0|[1-9]\d{0,4}" if placeholder in _NUMBERED else r"[a-z_]\w*"
+
+
+class NameTable:
+    """A table of names, compiled."""
+
+    def __init__(self, rows: Iterable[Name]) -> None:
+        self._rows = tuple((row, pattern(row.source)) for row in rows)
+
+    def rows(self, source: str) -> Iterator[tuple[Name, re.Match[str]]]:
+        """Give the rows that name this tensor (fairseq's name, without the prefix of fine-tuning)."""
+        for row, compiled in self._rows:
+            match = compiled.fullmatch(source)
+            if match is not None:
+                yield row, match
+
+    def named(self, source: str, prefix: str) -> Named | None:
+        """Return what transformers calls a fairseq tensor, or None if the table doesn't know it.
+
+        Args:
+            source: fairseq's full name.
+            prefix: what transformers puts before the encoder's names.
+        """
+        row, match = next(self.rows(encoder_name(source)), (None, None))
+        if row is None or match is None:
+            return None
+        if row.target is None:
+            return Named(row.part, None, row.reason, "")
+        before = prefix if row.part == "encoder" else ""
+        parts = {key: str(int(part) + row.shift) if key == "layer" else part for key, part in match.groupdict().items()}
+        return Named(row.part, before + row.target.format(**parts), "", row.unless_there)
+
+
+@functools.cache
+def name_table(rows: tuple[Name, ...]) -> NameTable:
+    """Compile a table of names, each table once."""
+    return NameTable(rows)
