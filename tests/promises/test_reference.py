@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from w2vc.errors import InconsistentError, UnsupportedModelError, UsageError
-from w2vc.families.conformer.reference import ReferenceOutputs, reference_forward
+from w2vc.families.conformer.reference import reference_forward
+from w2vc.families.shared.reference import ReferenceOutputs
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
 RECORDED = sorted(path.parent.name for path in FIXTURES.glob("*/recorded.npz"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,9 @@ class ConvLayer:
 _MOST_CONV_LAYERS = 64
 # Wider or longer convolutions than any real model has.
 _LARGEST = 2**20
+
+
+_Value: TypeAlias = "int | list[Any] | tuple[Any, ...]"
 
 
 def parse_conv_feature_layers(source: str) -> tuple[ConvLayer, ...] | None:
@@ -37,30 +42,38 @@ def parse_conv_feature_layers(source: str) -> tuple[ConvLayer, ...] | None:
         return None
 
 
-def _evaluate(node: ast.expr) -> object:
+def _evaluate(node: ast.expr) -> _Value:
     if isinstance(node, ast.Constant) and type(node.value) is int:
-        return node.value
+        return _bounded(node.value)
     if isinstance(node, ast.List):
         return [_evaluate(item) for item in node.elts]
     if isinstance(node, ast.Tuple):
         return tuple(_evaluate(item) for item in node.elts)
     if isinstance(node, ast.BinOp):
         return _combine(_evaluate(node.left), node.op, _evaluate(node.right))
-    raise ValueError(ast.dump(node)[:60])
+    raise ValueError(type(node).__name__)
 
 
-def _combine(left: object, operator: ast.operator, right: object) -> object:
-    if isinstance(operator, ast.Add) and isinstance(left, list) and isinstance(right, list):
-        return left + right
-    if isinstance(operator, ast.Mult):
-        items, times = (left, right) if isinstance(left, list) else (right, left)
-        if isinstance(items, list) and isinstance(times, int) and 0 <= len(items) * times <= _MOST_CONV_LAYERS:
-            return items * times
-    raise ValueError("only lists are added, and multiplied by whole numbers")
+def _combine(left: Any, operator: ast.operator, right: Any) -> _Value:
+    if isinstance(operator, ast.Add) and type(left) is type(right):
+        return _bounded(left + right)
+    if isinstance(operator, ast.Mult) and int in (type(left), type(right)):
+        longest = max(len(side) for side in (left, right, "") if not isinstance(side, int))
+        times = min(side for side in (left, right) if isinstance(side, int))
+        if longest * times <= _MOST_CONV_LAYERS:
+            return _bounded(left * right)
+    raise ValueError("only lists, tuples and numbers are added, and multiplied by whole numbers")
 
 
-def _as_list(layers: object) -> list[object]:
-    if not isinstance(layers, list) or not 0 < len(layers) <= _MOST_CONV_LAYERS:
+def _bounded(value: Any) -> _Value:
+    too_much = value > _LARGEST if isinstance(value, int) else len(value) > _MOST_CONV_LAYERS
+    if too_much:
+        raise ValueError("larger than any extractor")
+    return cast("_Value", value)
+
+
+def _as_list(layers: object) -> Sequence[object]:
+    if not isinstance(layers, (list, tuple)) or not 0 < len(layers) <= _MOST_CONV_LAYERS:
         raise ValueError("not a list of layers")
     return layers
 

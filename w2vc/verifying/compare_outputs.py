@@ -26,7 +26,7 @@ from w2vc.verifying.verification import Finding, Stage
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from w2vc.families.conformer.reference import ReferenceOutputs
+    from w2vc.families.shared.reference import ReferenceOutputs
 
 BOUND = 2e-6
 """The largest relative error of float32 outputs that counts as the same: a few roundings of each operation."""

@@ -45,7 +45,7 @@ from w2vc.writing.safetensors_file import DTYPE_CODES
 from w2vc.writing.writer import WEIGHTS, Watch
 
 if TYPE_CHECKING:
-    from w2vc.families.conformer.reference import ReferenceOutputs
+    from w2vc.families.shared.reference import ReferenceOutputs
 
 
 def verify(
