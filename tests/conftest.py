@@ -20,15 +20,22 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 REFUSED = {
     "absolute_positions_pretraining",
+    "contentvec_training",
     "cropped_ctc",
     "deep_quantizer_pretraining",
     "espnet_absolute_pretraining",
-    "hubert",
-    "plain_wav2vec2_pretraining",
+    "hubert_conformer",
     "post_norm_ctc",
     "quantized_input_pretraining",
     "target_glu_pretraining",
     "unquantized_targets_pretraining",
+    "wav2vec2_cropped_ctc",
+    "wav2vec2_deep_group_norm_pretraining",
+    "wav2vec2_deep_pre_norm_pretraining",
+    "wav2vec2_deep_quantizer_pretraining",
+    "wav2vec2_quantized_input_pretraining",
+    "wav2vec2_target_glu_pretraining",
+    "wav2vec2_unquantized_targets_pretraining",
     "wav2vec_seq2seq",
 }
 """The fixtures that no conversion with their own head can express."""

@@ -13,8 +13,11 @@ from w2vc.families.family import Family, Key
 
 RECORDED: dict[str, dict[str, Any]] = json.loads((FIXTURES / "fairseq_config_keys.json").read_text(encoding="utf-8"))
 
-ARCHITECTURES = {"wav2vec2-conformer": "Wav2Vec2Config"}
-FINE_TUNED = {"wav2vec2-conformer": ("Wav2Vec2AsrConfig", "Wav2Vec2CtcConfig")}
+ARCHITECTURES = {"wav2vec2-conformer": "Wav2Vec2Config", "wav2vec2": "Wav2Vec2Config"}
+FINE_TUNED = {
+    "wav2vec2-conformer": ("Wav2Vec2AsrConfig", "Wav2Vec2CtcConfig"),
+    "wav2vec2": ("Wav2Vec2AsrConfig", "Wav2Vec2CtcConfig"),
+}
 # Of FairseqDataclass itself, and the same for every model.
 OF_EVERY_CONFIG = {"_name"}
 # Not values but references to other sections, or fields without a default.

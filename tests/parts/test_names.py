@@ -11,7 +11,7 @@ from w2vc.families.family import Name
 from w2vc.families.interpreter import Named, encoder_name, name_table
 from w2vc.reading.checkpoint import read_checkpoint
 
-OTHER_MODELS = {"plain_wav2vec2_pretraining", "hubert", "wav2vec_seq2seq"}
+OTHER_MODELS = {name for name in EVERY if name.startswith(("wav2vec2_", "hubert", "plain_", "wav2vec_", "contentvec_"))}
 # Tensors that only a refused model has.
 UNKNOWN = {"project_inp.", "input_quantizer."}
 

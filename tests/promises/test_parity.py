@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,8 @@ from w2vc.writing.safetensors_file import read_header
 BOUND = 2e-6
 
 CTC = [name for name in CONVERTIBLE if name.endswith("_ctc")]
-PRETRAINED = [name for name in CONVERTIBLE if name.endswith("_pretraining")]
+HEADS = {"ForCTC": ["logits"], "ForPreTraining": ["projected_states", "projected_quantized_states"], "Model": []}
+"""The stages behind the encoder, by how the class's name ends."""
 
 Array = NDArray[Any]
 
@@ -31,9 +33,9 @@ def loaded(output: Path, kind: Any) -> Any:
     return model.eval()
 
 
-def model_of(name: str, output: Path) -> Any:
-    kind = transformers.AutoModelForCTC if name in CTC else transformers.AutoModelForPreTraining
-    return loaded(output, kind)
+def model_of(output: Path) -> Any:
+    (kind,) = json.loads((output / "config.json").read_bytes())["architectures"]
+    return loaded(output, getattr(transformers, kind))
 
 
 def relative_error(found: torch.Tensor, expected: Array) -> float:
@@ -60,7 +62,7 @@ def computed(model: Any, values: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 
     def keep(name: str) -> Callable[..., None]:
         def hook(_module: object, _inputs: object, output: Any) -> None:
-            stages[name] = output[0] if isinstance(output, tuple) else output
+            stages[name] = output if isinstance(output, torch.Tensor) else output[0]
 
         return hook
 
@@ -71,7 +73,7 @@ def computed(model: Any, values: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     handles = [layer.register_forward_hook(keep(f"hidden_states/{k}")) for k, layer in enumerate(layers, start=1)]
     handles.append(layers[0].register_forward_pre_hook(keep_input, with_kwargs=True))
     handles.append(base.feature_projection.layer_norm.register_forward_hook(keep("features")))
-    handles.append(base.encoder.layer_norm.register_forward_hook(keep("encoder_out")))
+    handles.append(base.encoder.register_forward_hook(keep("encoder_out")))
     with torch.no_grad():
         output = model(**values)
     for handle in handles:
@@ -88,8 +90,8 @@ def test_every_stage_equals_what_fairseq_recorded_for_single_clips_and_a_padded_
 ) -> None:
     arrays = recorded(name)
     clips = len(recorded_facts(name)["clips"])
-    model = model_of(name, converted(name))
-    head = ["logits"] if name in CTC else ["projected_states", "projected_quantized_states"]
+    model = model_of(converted(name))
+    head = next(stages for ending, stages in HEADS.items() if type(model).__name__.endswith(ending))
     for part, values in inputs(arrays, clips):
         stages = computed(model, values)
         assert set(head) <= set(stages)

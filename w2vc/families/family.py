@@ -275,6 +275,7 @@ class Target:
         head_fields: fields that only a config with that head has.
         free: fields that ``--config`` may choose, with what they may be.
         repeatable: further fields that ``--config`` may repeat, with their value.
+        lacks: fields that its config hasn't got.
     """
 
     model_type: str
@@ -286,6 +287,7 @@ class Target:
     head_fields: Mapping[Head, frozenset[str]]
     free: Mapping[str, Domain]
     repeatable: Mapping[str, object]
+    lacks: frozenset[str] = frozenset()
 
     def prefix_for(self, head: Head) -> str:
         """The prefix of the encoder's tensors: a model without a head of transformers' own has none."""

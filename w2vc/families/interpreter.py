@@ -96,7 +96,7 @@ class Description:
 
     def config(self, head: Head, dtype: str) -> dict[str, object]:
         """The contents of ``config.json`` with this head and weights of this dtype."""
-        others = frozenset[str]().union(*(names for kind, names in self.target.head_fields.items() if kind != head))
+        others = self.target.lacks.union(*(names for kind, names in self.target.head_fields.items() if kind != head))
         return {
             **{key: value for key, value in self.fields.items() if key not in others},
             "architectures": [self.target.classes[head]],

@@ -135,8 +135,15 @@ def chosen_head(description: Description, wanted: str) -> Head:
     own, classes = description.own_head, description.target.classes
     if wanted == "auto":
         return own if own in classes else "none"
-    if wanted == own or wanted == "none":
-        return own if wanted == own else "none"
+    if wanted == "none":
+        return "none"
+    if wanted == own and own in classes:
+        return own
+    if wanted == own:
+        raise UsageError(
+            f"--head is {wanted}, but transformers has no class with this head for a {description.target.model_type}",
+            advice="Give --head none for the encoder alone.",
+        )
     if wanted not in ("ctc", "pretraining"):
         raise UsageError(f"--head is {wanted}", advice="Give auto, ctc, pretraining or none.")
     raise UsageError(

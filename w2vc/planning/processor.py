@@ -137,8 +137,8 @@ def preprocessor_config(description: Description, head: Head) -> dict[str, objec
         "feature_size": 1,
         "padding_side": "right",
         "padding_value": 0.0,
-        # A group norm's statistics take the padding in, masked or not: such models are run without a mask.
-        "return_attention_mask": description.facts["extractor_mode"] != "default",
+        # fairseq masks padding in every model, also where a group norm's statistics take the padding in.
+        "return_attention_mask": True,
         "sampling_rate": description.sample_rate,
     }
     # Without a tokenizer there is no processor to load.

@@ -31,6 +31,7 @@ from w2vc.families.shared.reference import (
     pretraining,
     split,
 )
+from w2vc.families.shared.transformer_reference import attend
 
 
 def reference_forward(
@@ -120,36 +121,6 @@ def _attend_relative(x: Tensor, mask: Tensor | None, weights: Weights, settings:
     return _weigh(value, (by_content + by_position) / math.sqrt(width), mask, weights)
 
 
-def _attend_fairseq(x: Tensor, mask: Tensor | None, weights: Weights, settings: Settings) -> Tensor:
-    """``MultiheadAttention.forward`` (modules/multihead_attention.py), which calls the same function."""
-    dim = x.size(-1)
-    query, key, value, out = (weights.below(f"{name}_proj") for name in ("q", "k", "v", "out"))
-    x = x.transpose(0, 1)
-    attended, _ = F.multi_head_attention_forward(
-        query=x,
-        key=x,
-        value=x,
-        embed_dim_to_check=dim,
-        num_heads=settings.encoder_attention_heads,
-        in_proj_weight=None,
-        in_proj_bias=torch.cat([projection.read("bias", dim) for projection in (query, key, value)]),
-        bias_k=None,
-        bias_v=None,
-        add_zero_attn=False,
-        dropout_p=0.0,
-        out_proj_weight=out.read("weight", dim, dim),
-        out_proj_bias=out.read("bias", dim),
-        training=False,
-        key_padding_mask=mask,
-        need_weights=False,
-        use_separate_proj_weight=True,
-        q_proj_weight=query.read("weight", dim, dim),
-        k_proj_weight=key.read("weight", dim, dim),
-        v_proj_weight=value.read("weight", dim, dim),
-    )
-    return attended.transpose(0, 1)
-
-
 def _attend_to_products(
     x: Tensor, positioned: Tensor, mask: Tensor | None, weights: Weights, settings: Settings
 ) -> Tensor:
@@ -196,13 +167,13 @@ _ATTENTIONS: dict[str, _Attention] = {
     "linear_pos.weight": _attend_relative,
     "rotary_emb.inv_freq": _attend_rotary,
     "linear_q.weight": _attend_absolute,
-    "q_proj.weight": _attend_fairseq,
+    "q_proj.weight": attend,
 }
 
 # The pos_enc_type under which fairseq can run each attention; where there is but one, the tensors settle it.
 _RUNNABLE_POSITIONS: dict[_Attention, tuple[str, ...]] = {
     _attend_absolute: ("abs",),
-    _attend_fairseq: ("abs", "rope"),
+    attend: ("abs", "rope"),
 }
 
 

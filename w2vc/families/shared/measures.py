@@ -51,15 +51,17 @@ def conv_pos(tensors: Tensors) -> int | None:
 
 
 def conv_pos_groups(tensors: Tensors) -> int | None:
-    """Return the groups of a positional convolution with weight norm."""
-    shape = _pos_conv_v(tensors)
-    return None if shape is None else max(shape[0] // shape[1], 1)
+    """Return the groups of a positional convolution."""
+    shape = _pos_conv_v(tensors) or tensors.shape("encoder.pos_conv.0.0.weight")
+    return None if shape is None or len(shape) != 3 else max(shape[0] // max(shape[1], 1), 1)
 
 
 def pos_conv_depth(tensors: Tensors) -> int | None:
     """Return how many blocks the positional convolution has; ``TransformerEncoder.__init__``, ``make_conv_block``."""
     blocks = tensors.numbers(r"encoder\.pos_conv\.(\d{1,3})\.0\.")
-    return len(blocks) if blocks else None
+    if blocks:
+        return len(blocks)
+    return 1 if tensors.numbers(r"encoder\.pos_conv\.(\d{1,3})\.") else None
 
 
 def quantize_targets(tensors: Tensors) -> bool | None:

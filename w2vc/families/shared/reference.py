@@ -170,6 +170,7 @@ class Settings:
     encoder_embed_dim: int = 768
     encoder_ffn_embed_dim: int = 3072
     encoder_attention_heads: int = 12
+    activation_fn: str = "gelu"
     layer_norm_first: bool = False
     depthwise_conv_kernel_size: int = 31
     pos_enc_type: str = "abs"

@@ -72,13 +72,13 @@ def weight_and_bias(name: str, out_size: int, *in_sizes: int, bias: bool = True)
         yield TargetTensor(f"{name}.bias", (out_size,))
 
 
-def feature_extractor(config: Config) -> Iterator[TargetTensor]:
-    """Give ``Wav2Vec2FeatureEncoder``'s tensors."""
+def feature_extractor(config: Config, norm: str) -> Iterator[TargetTensor]:
+    """Give ``Wav2Vec2FeatureEncoder``'s tensors; the norm is one ``group`` norm, or a ``layer`` norm in each layer."""
     channels = 1
     for index, (width, kernel) in enumerate(zip(config["conv_dim"], config["conv_kernel"], strict=True)):
         name = f"feature_extractor.conv_layers.{index}"
         yield from weight_and_bias(f"{name}.conv", width, channels, kernel, bias=config["conv_bias"])
-        if index == 0 or config["feat_extract_norm"] == "layer":
+        if index == 0 or norm == "layer":
             yield from weight_and_bias(f"{name}.layer_norm", width)
         channels = width
 
@@ -117,14 +117,21 @@ def head(config: Config, kind: Head) -> Iterator[TargetTensor]:
 
 
 def model(
-    prefix: str, encoder: Callable[[Config], Iterator[TargetTensor]]
+    prefix: str, encoder: Callable[[Config], Iterator[TargetTensor]], extractor_norm: str | None = None
 ) -> Callable[[Config, Head], Iterator[TargetTensor]]:
-    """Make a target's ``tensors`` of its encoder: extractor and projection before it, the head after it."""
+    """Make a target's ``tensors`` of its encoder: extractor and projection before it, the head after it.
+
+    Args:
+        prefix: of the encoder's tensors in a model with a head.
+        encoder: its tensors.
+        extractor_norm: the extractor's, where the target's config doesn't say.
+    """
 
     def tensors(config: Config, kind: Head) -> Iterator[TargetTensor]:
         before = prefix if kind in ("ctc", "pretraining") else ""
-        for part in (feature_extractor, feature_projection, encoder):
-            for tensor in part(config):
+        norm = config["feat_extract_norm"] if extractor_norm is None else extractor_norm
+        for part in (feature_extractor(config, norm), feature_projection(config), encoder(config)):
+            for tensor in part:
                 yield TargetTensor(before + tensor.name, tensor.shape, tensor.kind, tensor.from_several)
         yield from head(config, kind)
 
