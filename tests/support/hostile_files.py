@@ -20,6 +20,7 @@ from tests.support.hostile import (  # noqa: F401 - each adds its cases
     kinds,
     pickles,
     tensors,
+    two_readers,
 )
 from tests.support.hostile.cases import CANARY, CASES, FIXTURES, Case
 

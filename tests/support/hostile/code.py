@@ -76,7 +76,7 @@ def _payloads() -> dict[str, tuple[bytes, str, bool]]:
         "zipimport": (a_call("zipimport", "zipimporter", text("checkpoint.pt")), "zipimport", False),
         "ensurepip": (a_call("ensurepip", "bootstrap"), "ensurepip.bootstrap", False),
         "torch_hub_load": (a_call("torch.hub", "load", text("owner/name"), text("model")), "torch.hub.load", False),
-        "torch_load": (a_call("torch", "load", text("checkpoint.pt")), "torch.load", False),
+        "torch_load": (a_call("torch", "load", text("checkpoint.pt")), "needs: torch.load", False),
         "torch_load_from_bytes": (
             a_call("torch.storage", "_load_from_bytes", nested),
             "torch.storage._load_from_bytes",

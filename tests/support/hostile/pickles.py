@@ -21,14 +21,24 @@ def tuples_a_hundred_thousand_deep() -> bytes:
     return ZIP.with_item(b")" + b"\x85" * 100_000)
 
 
-@hostile("bombs", 3, "nests")
+@hostile("bombs", 3, "nests|collide")
 def tuple_half_a_million_deep_as_a_key() -> bytes:
     return ZIP.with_item(a_dict(b")" + b"\x85" * 500_000, b"N"))
 
 
-@hostile("bombs", 3, "nests")
+@hostile("bombs", 3, "nests|collide")
 def tuple_half_a_million_deep_in_a_set() -> bytes:
     return ZIP.with_item(a_call("builtins", "set", a_list(b")" + b"\x85" * 500_000)))
+
+
+@hostile("bombs", 3, "nests")
+def tuple_nine_thousand_deep_as_a_key() -> bytes:
+    return ZIP.with_item(a_dict(b")" + b"\x85" * 9_000, b"N"))
+
+
+@hostile("bombs", 3, "nests")
+def tuple_nine_thousand_deep_in_a_set() -> bytes:
+    return ZIP.with_item(a_call("builtins", "set", a_list(b")" + b"\x85" * 9_000)))
 
 
 @hostile("bombs", 3, "nests")
