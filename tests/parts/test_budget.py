@@ -126,16 +126,18 @@ def test_a_dictionary_is_refused_just_above_each_limit(
     name: str, most: int, symbols: Callable[[int], list[str]], passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, name, most)
-    for count in (passes, passes + 1):
-        of_checkpoint = lambda n=count: dictionary_of_symbols([*SPECIAL_SYMBOLS, *symbols(n)], "a.pt")  # noqa: E731
-        lines = "".join(f"{symbol} 1 #fairseq:overwrite\n" for symbol in symbols(count))
-        of_file = lambda text=lines: parse_dictionary(text, "dict.txt")  # noqa: E731
-        for made in (of_checkpoint, of_file):
-            if count == passes:
-                assert len(made()) == len(symbols(count)) + 4
-            else:
-                with pytest.raises(DictionaryError, match="more than"):
-                    made()
+    assert of_checkpoint(symbols(passes)) == of_file(symbols(passes)) == len(symbols(passes)) + len(SPECIAL_SYMBOLS)
+    for made in (of_checkpoint, of_file):
+        with pytest.raises(DictionaryError, match="more than"):
+            made(symbols(passes + 1))
+
+
+def of_checkpoint(symbols: list[str]) -> int:
+    return len(dictionary_of_symbols([*SPECIAL_SYMBOLS, *symbols], "a.pt"))
+
+
+def of_file(symbols: list[str]) -> int:
+    return len(parse_dictionary("".join(f"{symbol} 1 #fairseq:overwrite\n" for symbol in symbols), "dict.txt"))
 
 
 def test_a_dictionary_file_larger_than_any_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

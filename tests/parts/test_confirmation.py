@@ -229,7 +229,7 @@ def test_a_class_that_the_program_allows_torch_is_not_made_by_a_checkpoint(tmp_p
             made.append(cls)
             return super().__new__(cls)
 
-    torch.serialization.add_safe_globals([(Meter, "fork.Meter")])  # type: ignore[list-item]  # pairs are documented
+    torch.serialization.add_safe_globals([(Meter, "fork.Meter")])
     try:
         read(tmp_path, extra_state=a_call("fork", "Meter"))
     finally:

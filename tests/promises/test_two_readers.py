@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import w2vc
-from tests.support.two_readers import FIXTURES, differences, run, tally_of
+from tests.conftest import FIXTURES
+from tests.support.two_readers import differences, run, tally_of
 from w2vc.errors import W2vcError
 
 CHECKPOINTS = sorted(FIXTURES.glob("**/*.pt"))
