@@ -157,7 +157,8 @@ def opcodes(value: Any) -> bytes:
 
 def made(module: str, name: str, *arguments: Any) -> Made:
     """An object of a class that the pickle names."""
-    return type(name, (Made,), {"module": module, "name": name})(*arguments)
+    kind: type[Made] = type(name, (Made,), {"module": module, "name": name})
+    return kind(*arguments)
 
 
 def plainly(value: object) -> bytes:
@@ -258,11 +259,13 @@ class Base:
     """A real checkpoint, to forge others from.
 
     Attributes:
+        name: of the file, with its folder's.
         data: the file.
         root: the zip's root folder.
         records: the zip's records in their order, by name without the root.
     """
 
+    name: str
     data: bytes
     root: str
     records: Mapping[str, bytes]
@@ -295,10 +298,15 @@ def base(path: Path) -> Base:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         root = names[0].partition("/")[0]
-        return Base(path.read_bytes(), root, {name[len(root) + 1 :]: archive.read(name) for name in names})
+        return Base(
+            f"{path.parent.name}/{path.name}",
+            path.read_bytes(),
+            root,
+            {name[len(root) + 1 :]: archive.read(name) for name in names},
+        )
 
 
-def model(saved: Mapping[str, Any]) -> dict[str, Any]:
+def model(saved: Mapping[str, Any]) -> dict[Any, Any]:
     """The state dict in what a checkpoint holds: tensors by name."""
     found = saved["model"]
     items = found.items if isinstance(found, Made) else found

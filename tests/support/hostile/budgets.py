@@ -115,16 +115,14 @@ for _name, _key in _COLLIDING.items():
         "bombs",
         3,
         "collide",
-        writing(lambda key=_key: ZIP.with_item(a_dict(*(key(number) + b"N" for number in range(1, _COUNT))))),  # type: ignore[misc]  # a default
+        writing(lambda key: ZIP.with_item(a_dict(*(key(number) + b"N" for number in range(1, _COUNT)))), _key),
     )
     add(
         f"{_name}_that_collide_in_a_set",
         "bombs",
         3,
         "collide",
-        writing(
-            lambda key=_key: ZIP.with_item(a_call("builtins", "set", a_list(*map(key, range(1, _COUNT)))))  # type: ignore[misc]
-        ),
+        writing(lambda key: ZIP.with_item(a_call("builtins", "set", a_list(*map(key, range(1, _COUNT))))), _key),
     )
 
 
@@ -262,20 +260,20 @@ for _name, _value in _INTERPOLATIONS.items():
         "bombs",
         _TOO_MUCH,
         "normalize|interpolation",
-        writing(lambda value=_value: changed_cfg(lambda cfg: cfg["task"].update(normalize=value))),  # type: ignore[misc]
+        writing(lambda value: changed_cfg(lambda cfg: cfg["task"].update(normalize=value)), _value),
     )
     add(
         f"unused_interpolations_{_name}",
         "bombs",
         (0, *_TOO_MUCH),
         "wandb_project|interpolation|text of|characters",
-        writing(lambda value=_value: changed_cfg(lambda cfg: cfg["common"].update(wandb_project=value))),  # type: ignore[misc]
+        writing(lambda value: changed_cfg(lambda cfg: cfg["common"].update(wandb_project=value)), _value),
     )
 
 
 @hostile("bombs", _TOO_MUCH, "refers to|normalize|interpolation")
 def interpolations_that_double() -> bytes:
-    def change(cfg: dict[str, Any]) -> None:
+    def change(cfg: dict[Any, Any]) -> None:
         cfg["common"].update(
             {f"k{number}": f"${{common.k{number + 1}}}${{common.k{number + 1}}}" for number in range(40)}
         )
@@ -292,7 +290,7 @@ def interpolation_of_the_section_that_holds_it() -> bytes:
 
 @hostile("bombs", _TOO_MUCH, "w2v_args|refers to|interpolation")
 def interpolations_of_sections_that_hold_one_another() -> bytes:
-    def change(cfg: dict[str, Any]) -> None:
+    def change(cfg: dict[Any, Any]) -> None:
         cfg["model"]["w2v_args"] = {"model": "${bpe}"}
         cfg["bpe"] = {"inner": "${scoring}", "_name": "wav2vec2"}
         cfg["scoring"] = {"inner": "${bpe}"}
@@ -302,7 +300,7 @@ def interpolations_of_sections_that_hold_one_another() -> bytes:
 
 @hostile("bombs", (0, *_TOO_MUCH), "refers to|interpolation|mask_")
 def every_key_at_the_end_of_a_long_row_of_interpolations() -> bytes:
-    def change(cfg: dict[str, Any]) -> None:
+    def change(cfg: dict[Any, Any]) -> None:
         cfg["common"].update({f"k{number}": f"${{common.k{number + 1}}}" for number in range(900)})
         cfg["common"]["k900"] = 0
         cfg["model"].update({key: "${common.k0}" for key in cfg["model"] if key.startswith("mask_")})
@@ -312,7 +310,7 @@ def every_key_at_the_end_of_a_long_row_of_interpolations() -> bytes:
 
 @hostile("bombs", _TOO_MUCH, "normalize")
 def interpolation_of_a_section_with_forty_thousand_keys() -> bytes:
-    def change(cfg: dict[str, Any]) -> None:
+    def change(cfg: dict[Any, Any]) -> None:
         cfg["bpe"] = {numbers(40_000, b"N"): Raw(b"")}
         cfg["task"]["normalize"] = "${bpe}"
 
@@ -370,13 +368,13 @@ for _name, _change in _NAMED_BY_A_TEXT.items():
         "bombs",
         (0, *_TOO_MUCH),
         _name,
-        writing(lambda change=_change: changed_cfg(change)),  # type: ignore[misc]
+        writing(lambda change: changed_cfg(change), _change),
     )
 
 
 @hostile("bombs", (3, 4), "longlong|w2v_args|_name|architecture|conformer")
 def model_name_of_a_megabyte() -> bytes:
-    def change(cfg: dict[str, Any]) -> None:
+    def change(cfg: dict[Any, Any]) -> None:
         cfg["model"]["_name"] = cfg["model"]["w2v_args"]["model"]["_name"] = _LONG
         cfg["model"]["w2v_args"]["model"]["layer_norm_first"] = False
 
@@ -602,5 +600,5 @@ for _name, _source in {
         "values",
         4,
         "conv_feature_layers",
-        writing(lambda source=_source: changed_convolutions(source)),
-    )  # type: ignore[misc]
+        writing(lambda source: changed_convolutions(source), _source),
+    )

@@ -27,7 +27,7 @@ _WORDS = {
 
 def _named(value: object) -> str:
     known = next((word for known, word in _WORDS.items() if known is value or known == value), None)
-    kind = {str: "the_text_", list: "a_list_of_"}.get(type(value), "")
+    kind = "the_text_" if isinstance(value, str) else "a_list_of_" if isinstance(value, list) else ""
     shown = str(value).replace("-", "minus_").replace(".", "_point_").replace("+", "")
     return known or kind + re.sub(r"\W+", "_", shown).strip("_").lower()[:40]
 
@@ -43,19 +43,28 @@ def _at(path: str, value: object) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+_PREFIXES = {
+    ZIP.name: "",
+    PRETRAINED.name: "pretraining_",
+    PLAIN_ATTENTION.name: "plain_",
+    DEEP_CONVOLUTION.name: "deep_",
+}
+
+
 def _refused(start: Base, path: str, value: object, shown: str | None = None, allowed: tuple[int, ...] = ()) -> None:
     key = path.rpartition(".")[2]
     said = re.escape(repr(value) if shown is None else shown)
-    which = {id(ZIP): "", id(PRETRAINED): "pretraining_", id(PLAIN_ATTENTION): "plain_", id(DEEP_CONVOLUTION): "deep_"}
     add(
-        f"{which[id(start)]}{key}_of_{_named(value)}",
+        f"{_PREFIXES[start.name]}{key}_of_{_named(value)}",
         "values",
         (*allowed, 4),
         rf"\b{key}\b.*{said}",
         lambda place: place.write_bytes(changed_cfg(_at(path, value), start)),
+        original=start.name,
     )
 
 
+_value: object
 _ARCHITECTURE = "model.w2v_args.model"
 _NO_PROBABILITIES = (7, -0.1, NAN, INFINITY, -INFINITY, 1e308, "0.1", [0.1], True)
 _NO_LENGTHS = (0, -1, 2.5, NAN, INFINITY, 10**18, "10")
@@ -103,9 +112,9 @@ for _key in ("latent_dim", "final_dim", "quantizer_depth", "crop_seq_to_multiple
 for _key in ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "depthwise_conv_kernel_size"):
     for _value in (0, -1, 10**12):
         _refused(ZIP, f"{_ARCHITECTURE}.{_key}", _value, allowed=(0,))  # the tensors say it
-for _value in ("\ud800", "ltr\ud800", "l\0tr"):
+for _value in ("\ud800", "ltr\ud800"):
     _refused(ZIP, "task.labels", _value, "", allowed=())
-for _value in ("../../x", "/etc/passwd", "..", "a/b", "x" * 5_000):
+for _value in ("l\0tr", "../../x", "/etc/passwd", "..", "a/b", "x" * 5_000):
     _refused(
         ZIP, "task.labels", _value, "", allowed=(0,)
     )  # only a file's name would come of it, and none is looked for
