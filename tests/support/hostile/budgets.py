@@ -502,6 +502,7 @@ def sparse_tensor_of_300_gigabytes_that_is_no_models(path: Path) -> None:
     _with_giant_tensor(path, lambda _saved: None, in_the_model=False)
 
 
+_GAIN = "wav2vec2_conformer.encoder.pos_conv_embed.conv.parametrizations.weight.original0"
 _POSITIONS = "wav2vec2_conformer.encoder.pos_conv_embed.conv.parametrizations.weight.original1"
 
 
@@ -557,7 +558,7 @@ for _name, _kind in (("pax_headers", b"x"), ("a_long_name", b"L"), ("a_long_link
     add(f"legacy_file_that_is_a_tar_with_{_name}", "bombs", (0, 3), r"\btar\b", _legacy_tar(_kind))
 
 
-@hostile_place("bombs", (0, 4), "conv_pos", changed={_POSITIONS: 0.0})
+@hostile_place("bombs", (0, 4), "conv_pos", changed={_POSITIONS: 0.0, _GAIN: 0.0})
 def transposed_tensor_of_160_megabytes(path: Path) -> None:
     name = "w2v_encoder.w2v_model.encoder.pos_conv.0.weight_v"
     saved = ZIP.saved()
@@ -567,11 +568,14 @@ def transposed_tensor_of_160_megabytes(path: Path) -> None:
     elements = rows * columns * kernel
     size, stride = (rows, columns, kernel), (1, rows, rows * columns)
     tensors[name] = altered(tensors[name], storage=_storage("giant", elements), size=size, stride=stride)
+    gain = name.replace("weight_v", "weight_g")
+    tensors[gain] = altered(tensors[gain], storage=_storage("gain", kernel), size=(1, 1, kernel), stride=(1, 1, 1))
     saved["cfg"]["model"]["w2v_args"]["model"]["conv_pos"] = kernel
     crc32 = 0
     for _ in range(elements * 4 // 10**6):
         crc32 = zlib.crc32(bytes(10**6), crc32)
-    sparsely_zipped(path, ZIP.parts({"data.pkl": program(saved)}), "archive/data/giant", 4 * elements, crc32=crc32)
+    parts = ZIP.parts({"data.pkl": program(saved), "data/gain": bytes(4 * kernel)})
+    sparsely_zipped(path, parts, "archive/data/giant", 4 * elements, crc32=crc32)
 
 
 # ---------------------------------------------------------------------------------------------------------------
