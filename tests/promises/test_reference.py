@@ -21,7 +21,7 @@ from w2vc.families.shared.reference import ReferenceOutputs
 from w2vc.reading.checkpoint import read_checkpoint
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
-RECORDED = sorted(path.parent.name for path in FIXTURES.glob("*/recorded.npz") if "hubert" not in path.parent.name)
+RECORDED = sorted(path.parent.name for path in FIXTURES.glob("*/recorded.npz"))
 BOUND = 2e-6
 ENCODER = "w2v_encoder.w2v_model."
 

@@ -53,6 +53,7 @@ class Description:
         family: whose tables were applied.
         target: the kind of transformers model that computes the same.
         own_head: the head that the checkpoint has.
+        further_heads: others that it can be written with when asked to.
         facts: what is known of the model.
         fields: of transformers' config, those of every head.
         keys: what became of each key of the cfg.
@@ -63,6 +64,7 @@ class Description:
     family: Family
     target: Target
     own_head: Head
+    further_heads: tuple[Head, ...]
     facts: Facts
     fields: Mapping[str, object]
     keys: tuple[KeyReport, ...]
@@ -190,6 +192,7 @@ class _Reading:
             family=self.family,
             target=target,
             own_head="ctc" if self.evidence.fine_tuned else self.family.pretrained_head,
+            further_heads=self.family.further_heads(self.facts),
             facts=self.facts,
             fields={**target.constants, **self.fields, **self.family.derived(self.facts)},
             keys=tuple(self.reports),

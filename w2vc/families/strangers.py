@@ -7,7 +7,6 @@ from w2vc.families.family import Evidence
 _BY_TENSOR: tuple[tuple[str, str], ...] = (
     # (a part of a tensor's name that only this model has, what the model is)
     ("regression_head", "data2vec"),
-    ("label_embs_concat", "HuBERT"),
     ("generator.proj", "wav2vec-U"),
     ("adapter_layer.", "a wav2vec2 with adapters (layer_type trf_adp)"),
     ("decoder.", "an encoder-decoder (wav2vec_seq2seq)"),
@@ -15,8 +14,6 @@ _BY_TENSOR: tuple[tuple[str, str], ...] = (
     ("encoder.layers.0.fc1.", "a wav2vec2 with transformer layers"),
 )
 _BY_NAME = {
-    "hubert": "HuBERT",
-    "hubert_ctc": "a fine-tuned HuBERT",
     "hubert_seq2seq": "a fine-tuned HuBERT",
     "data2vec_audio": "data2vec",
     "data2vec_multi": "data2vec",

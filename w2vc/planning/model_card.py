@@ -62,7 +62,8 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         if plan.dtype == "float32"
         else f"Its weights are fairseq's, stored as {plan.dtype}."
     )
-    snippet = _SNIPPETS[plan.head].format(model_class=plan.model_class, sample_rate=description.sample_rate)
+    snippets = {**_SNIPPETS, **description.family.snippets(description.facts)}
+    snippet = snippets[plan.head].format(model_class=plan.model_class, sample_rate=description.sample_rate)
     audio = "normalised to zero mean and unit variance" if description.normalize else "as it is"
     lines = [
         "---",
@@ -83,6 +84,7 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         f"- input: {description.sample_rate:,} Hz mono, {audio}",
         f"- fingerprint of the source: `{checkpoint.archive.fingerprint}`",
         "",
+        *_paragraphs(description, plan),
         "Run in this directory:",
         "",
         "```python",
@@ -91,6 +93,11 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         "",
     ]
     return "\n".join(lines).encode()
+
+
+def _paragraphs(description: Description, plan: Plan) -> list[str]:
+    notes = description.family.card_notes(description.facts, plan.head)
+    return [line for note in notes for line in (note, "")]
 
 
 def _encoder(description: Description) -> str:

@@ -177,6 +177,7 @@ class Settings:
     conv_pos: int = 128
     conv_pos_groups: int = 16
     pos_conv_depth: int = 1
+    conv_pos_batch_norm: bool = False
     required_seq_len_multiple: int = 2
     crop_seq_to_multiple: int = 1
     final_dim: int = 0
@@ -407,12 +408,10 @@ def _pad_to_multiple(x: Tensor, mask: Tensor | None, multiple: int) -> tuple[Ten
 
 
 def _positional_convolution(x: Tensor, weights: Weights, settings: Settings) -> Tensor:
-    """``TransformerEncoder.pos_conv``: one convolution with weight norm, or ``pos_conv_depth`` plain ones."""
+    """``TransformerEncoder.pos_conv``: one convolution with weight or batch norm, or ``pos_conv_depth`` plain ones."""
     x = x.transpose(1, 2)
     if settings.pos_conv_depth <= 1:
-        conv = weights.below("0")
-        x = F.gelu(_same_conv(x, _weight_norm(conv, settings), conv, settings))
-        return x.transpose(1, 2)
+        return F.gelu(_single_pos_conv(x, weights, settings)).transpose(1, 2)
     kernel = max(3, settings.conv_pos // settings.pos_conv_depth)
     for index in range(settings.pos_conv_depth):
         conv = weights.below(f"{index}.0")
@@ -420,6 +419,24 @@ def _positional_convolution(x: Tensor, weights: Weights, settings: Settings) -> 
         x = F.layer_norm(x.transpose(1, 2), (x.size(1),), eps=EPSILON).transpose(1, 2)
         x = F.gelu(x)
     return x.transpose(1, 2)
+
+
+def _single_pos_conv(x: Tensor, weights: Weights, settings: Settings) -> Tensor:
+    """``make_conv_pos``; the batch norm, which 0.12.2 hasn't got, comes before the convolution."""
+    if not settings.conv_pos_batch_norm:
+        conv = weights.below("0")
+        return _same_conv(x, _weight_norm(conv, settings), conv, settings)
+    conv = weights.below("1")
+    weight = conv.read("weight", *_pos_conv_shape(settings.conv_pos, settings))
+    return _same_conv(_batch_norm(x, weights.below("0")), weight, conv, settings)
+
+
+def _batch_norm(x: Tensor, weights: Weights) -> Tensor:
+    """``BatchNorm1d`` in eval mode: (B, width, frames) to the same."""
+    mean, variance, weight, bias = (
+        weights.read(name, x.size(1)) for name in ("running_mean", "running_var", "weight", "bias")
+    )
+    return F.batch_norm(x, mean, variance, weight, bias, eps=EPSILON)
 
 
 def _pos_conv_shape(kernel: int, settings: Settings) -> tuple[int, int, int]:
