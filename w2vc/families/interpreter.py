@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from w2vc.errors import InconsistentError, UnsupportedModelError
+from w2vc.errors import InconsistentError, UnsupportedModelError, UsageError
 from w2vc.families import FAMILIES
 from w2vc.families.family import Evidence, Facts, Family, Head, Key, Name, Part, Refusal, Target, Tensors, spelled_out
 from w2vc.families.strangers import stranger_by_name, stranger_by_tensor
@@ -26,6 +26,7 @@ _INNER_SECTION = "model.w2v_args.model"
 # Of FairseqDataclass, and of the sections that older versions merged into one another.
 _KEYS_OF_EVERY_CONFIG = {"_name", "normalize", "data", "tpu"}
 _CONTRADICTION = "The checkpoint contradicts itself: was it edited, or saved by a fork of fairseq?"
+_OTHER_PRETRAINED = "Give the checkpoint that the model was fine-tuned from with --pretrained."
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,12 @@ class Description:
         }
 
 
-def describe(checkpoint: Checkpoint) -> Description:
+def describe(checkpoint: Checkpoint, *, strict: bool = False) -> Description:
     """Find out what the model is.
+
+    Args:
+        checkpoint: the file.
+        strict: a cfg that says otherwise than the tensors is a problem, and not a note.
 
     Raises:
         UnsupportedModelError: it is of no family.
@@ -121,9 +126,49 @@ def describe(checkpoint: Checkpoint) -> Description:
         tensors=tensors,
         model=_name(cfg, "model"),
         inner=_name(cfg, _INNER_SECTION),
-        fine_tuned=any(name.startswith(_FINE_TUNED) for name in checkpoint.tensors),
+        fine_tuned=_is_fine_tuned(checkpoint),
     )
-    return _Reading(_recognised(checkpoint, evidence), evidence, cfg).description()
+    return _Reading(_recognised(checkpoint, evidence), evidence, cfg, strict=strict).description()
+
+
+def describe_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Checkpoint, Description]:
+    """Find out what a fine-tuned model is whose architecture stands in the pretrained checkpoint alone.
+
+    Where ``w2v_args`` is None, ``Wav2VecEncoder.__init__`` and ``HubertEncoder.__init__`` load the checkpoint at
+    ``w2v_path`` and take its cfg.
+
+    Returns:
+        The checkpoint with the other's cfg at that place, and what the model is.
+
+    Raises:
+        UsageError: the checkpoint isn't fine-tuned, or carries its architecture.
+        RefusedError: as ``describe``; or the two don't belong together.
+    """
+    if not _is_fine_tuned(checkpoint) or Cfg(checkpoint.cfg).keys(_INNER_SECTION):
+        raise UsageError(
+            f"--pretrained is given, but {checkpoint.path} carries its architecture itself.",
+            advice="Leave --pretrained out.",
+        )
+    found = describe(pretrained)
+    model = checkpoint.cfg.get("model")
+    outer = dict(model) if isinstance(model, Mapping) else {}
+    whole = replace(checkpoint, cfg={**checkpoint.cfg, "model": {**outer, "w2v_args": pretrained.cfg}})
+    description = describe(whole, strict=True)
+    if _is_fine_tuned(pretrained) or found.family is not description.family:
+        raise InconsistentError(
+            f"{pretrained.path} is {_kind(pretrained, found)}, and {checkpoint.path} was fine-tuned from a pretrained "
+            f"{description.family.name}.",
+            advice=_OTHER_PRETRAINED,
+        )
+    return whole, description
+
+
+def _kind(checkpoint: Checkpoint, description: Description) -> str:
+    return f"a {'fine-tuned' if _is_fine_tuned(checkpoint) else 'pretrained'} {description.family.name}"
+
+
+def _is_fine_tuned(checkpoint: Checkpoint) -> bool:
+    return any(name.startswith(_FINE_TUNED) for name in checkpoint.tensors)
 
 
 def _name(cfg: Cfg, section: str) -> str | None:
@@ -167,8 +212,9 @@ def _advice_for_strangers() -> str:
 class _Reading:
     """One checkpoint's keys, read by a family's rows; gathers every problem and note on the way."""
 
-    def __init__(self, family: Family, evidence: Evidence, cfg: Cfg) -> None:
+    def __init__(self, family: Family, evidence: Evidence, cfg: Cfg, *, strict: bool) -> None:
         self.family = family
+        self.strict = strict
         self.evidence = evidence
         self.cfg = cfg
         self.section = _INNER_SECTION if evidence.fine_tuned else "model"
@@ -182,7 +228,7 @@ class _Reading:
 
     def description(self) -> Description:
         if self.evidence.fine_tuned and not self.cfg.keys(_INNER_SECTION):
-            self.problems.append("cfg.model.w2v_args is missing: the architecture of a fine-tuned model is there")
+            raise _without_architecture(self.cfg.value("model.w2v_path"))
         self._read_rows()
         self.facts |= {name: measure(self.evidence.tensors) for name, measure in self.family.measures.items()}
         self._check()
@@ -232,14 +278,15 @@ class _Reading:
             return
         if row.silent_below is not None and said < row.silent_below:
             return
-        self.notes.append(f"cfg.{path} is {short(stored)}, the tensors say {measured}")
+        found = f"cfg.{path} is {short(stored)}, the tensors say {measured}"
+        (self.problems if self.strict else self.notes).append(found)
 
     def _check(self) -> None:
         problems = [*self.problems, *self.evidence.tensors.problems, *self.cfg.problems]
         # Sizes that are missing or outside their domain make every further check fail, too.
         problems += [] if problems else [problem for check in self.family.checks for problem in check(self.facts)]
         if problems:
-            raise InconsistentError(problems, advice=_CONTRADICTION)
+            raise InconsistentError(problems, advice=_OTHER_PRETRAINED if self.strict else _CONTRADICTION)
 
     def _note_unknown_keys(self) -> None:
         known = {row.name for row in self.family.keys.architecture}
@@ -252,6 +299,16 @@ class _Reading:
             # An argparse namespace holds the keys of every config of fairseq at once.
             if unknown and "arch" not in keys:
                 self.notes.append(f"cfg.{section} has keys that fairseq 0.12.2 doesn't: {', '.join(unknown)}")
+
+
+def _without_architecture(path: object) -> InconsistentError:
+    name = re.split(r"[/\\\\]", path)[-1] if isinstance(path, str) else ""
+    where = f" {short(name)}" if name else ""
+    return InconsistentError(
+        "This fine-tuned model doesn't carry its architecture (cfg.model.w2v_args is empty): it stands in the pretrained "
+        f"checkpoint{where} that it was fine-tuned from.",
+        advice="Give that checkpoint with --pretrained CHECKPOINT.",
+    )
 
 
 def _fields(row: Key, value: Any) -> dict[str, object]:
