@@ -20,7 +20,7 @@ from w2vc.writing.safetensors_file import read_header
 
 BOUND = 2e-6
 
-CTC = [name for name in CONVERTIBLE if name.endswith("_ctc")]
+CTC = [name for name in CONVERTIBLE if (FIXTURES / name / "dict.ltr.txt").exists()]
 HEADS = {"ForCTC": ["logits"], "ForPreTraining": ["projected_states", "projected_quantized_states"], "Model": []}
 """The stages behind the encoder, by how the class's name ends."""
 
