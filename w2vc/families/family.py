@@ -356,7 +356,7 @@ class Family:
         reference: fairseq's forward: ``(tensors, cfg, source, padding_mask)`` to ``ReferenceOutputs``.
         further_heads: heads that a model can be written with when asked to, besides its own and none.
         snippets: the model card's example for a head, where it isn't that of every family.
-        card_notes: further paragraphs of the model card.
+        card_notes: what a reader should know of such a model with this head.
     """
 
     name: str

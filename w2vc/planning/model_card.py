@@ -84,7 +84,7 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         f"- input: {description.sample_rate:,} Hz mono, {audio}",
         f"- fingerprint of the source: `{checkpoint.archive.fingerprint}`",
         "",
-        *_paragraphs(description, plan),
+        *_good_to_know(description, plan),
         "Run in this directory:",
         "",
         "```python",
@@ -95,9 +95,10 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
     return "\n".join(lines).encode()
 
 
-def _paragraphs(description: Description, plan: Plan) -> list[str]:
-    notes = description.family.card_notes(description.facts, plan.head)
-    return [line for note in notes for line in (note, "")]
+def _good_to_know(description: Description, plan: Plan) -> list[str]:
+    family, facts = description.family, description.facts
+    notes = (*family.notes(facts), *family.card_notes(facts, plan.head))
+    return ["Good to know:", "", *(f"- {note}" for note in notes), ""] if notes else []
 
 
 def _encoder(description: Description) -> str:
