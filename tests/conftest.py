@@ -22,6 +22,8 @@ REFUSED = {
     "absolute_positions_pretraining",
     "contentvec_training",
     "cropped_ctc",
+    "data2vec_group_norm",
+    "data2vec_pre_norm",
     "deep_quantizer_pretraining",
     "espnet_absolute_pretraining",
     "hubert_conformer",

@@ -183,7 +183,8 @@ Part = Literal["encoder", "ctc", "pretraining", "projection"]
 
 @dataclass(frozen=True)
 class Name:
-    """A row of the table of names. In both names ``{x}`` stands for one dot-free part, the same on both sides.
+    """A row of the table of names. In both names ``{x}`` stands for one dot-free part, the same on both sides, and
+    ``{rest}`` for what comes of any number of parts.
 
     Attributes:
         part: the part of the model that has this tensor; only a model with that part keeps it.

@@ -15,7 +15,7 @@ from typing import Any
 from w2vc.errors import InconsistentError, UnsupportedModelError, UsageError
 from w2vc.families import FAMILIES
 from w2vc.families.family import Evidence, Facts, Family, Head, Key, Name, Part, Refusal, Target, Tensors, spelled_out
-from w2vc.families.strangers import stranger_by_name, stranger_by_tensor
+from w2vc.families.strangers import stranger_at_once, stranger_in_the_end
 from w2vc.reading.cfg import Cfg, short
 from w2vc.reading.checkpoint import Checkpoint
 from w2vc.reading.domains import anything
@@ -186,9 +186,9 @@ def encoder_name(source: str) -> str:
 
 
 def _recognised(checkpoint: Checkpoint, evidence: Evidence) -> Family:
-    by_name = stranger_by_name(evidence)
-    if by_name is not None:
-        raise UnsupportedModelError(by_name, advice=_advice_for_strangers())
+    stranger = stranger_at_once(evidence)
+    if stranger is not None:
+        raise _unsupported(*stranger)
     if checkpoint.is_shard:
         raise UnsupportedModelError(
             "the checkpoint is one shard of a model (shard_metadata is there)",
@@ -197,12 +197,13 @@ def _recognised(checkpoint: Checkpoint, evidence: Evidence) -> Family:
     family = next((family for family in FAMILIES if family.recognises(evidence)), None)
     if family is None:
         unknown = f"this is none of the models that w2vc knows (cfg.model._name is {short(evidence.model)})"
-        raise UnsupportedModelError(stranger_by_tensor(evidence) or unknown, advice=_advice_for_strangers())
+        raise _unsupported(*(stranger_in_the_end(evidence) or (unknown, "")))
     return family
 
 
-def _advice_for_strangers() -> str:
-    return f"w2vc converts these: {', '.join(family.name for family in FAMILIES)}."
+def _unsupported(problem: str, advice: str) -> UnsupportedModelError:
+    converted = f"w2vc converts these: {', '.join(family.name for family in FAMILIES)}."
+    return UnsupportedModelError(problem, advice=advice or converted)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -342,7 +343,7 @@ _NUMBERED = ("layer", "conv", "block")
 
 
 def pattern(name: str) -> re.Pattern[str]:
-    """Compile a table's name, in which ``{x}`` stands for one dot-free part."""
+    """Compile a table's name, in which ``{x}`` stands for one dot-free part, and ``{rest}`` for any."""
     escaped = re.escape(name).replace(r"\{", "{").replace(r"\}", "}")
     return re.compile(
         re.sub(r"{(\w+)}", lambda found: f"(?P<{found[1]}>{_number_or_word(found[1])})", escaped), re.ASCII
@@ -351,6 +352,8 @@ def pattern(name: str) -> re.Pattern[str]:
 
 def _number_or_word(placeholder: str) -> str:
     # A leading zero would let two names become one.
+    if placeholder == "rest":
+        return ".+"
     return r"0|[1-9]\d{0,4}" if placeholder in _NUMBERED else r"[a-z_]\w*"
 
 

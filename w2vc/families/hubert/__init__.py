@@ -18,6 +18,12 @@ _NAMES = ("hubert", "hubert_ctc")
 _LABELS = "label_embs_concat"
 _LAYER = "encoder.layers.0.fc1.weight"
 
+# HubertModel.forward_padding_mask divides the samples equally among the frames.
+_PADDING = (
+    "single clips give fairseq's outputs exactly; of the shorter clips of a padded batch, fairseq takes up to two frames "
+    "more for speech than transformers' formula of lengths, and these clips differ"
+)
+
 
 def _recognises(evidence: Evidence) -> bool:
     is_named = evidence.model in _NAMES or evidence.inner == "hubert"
@@ -52,7 +58,7 @@ FAMILY = Family(
     fillings=shared_tensors.identity_projection,
     edits=shared_tensors.blank_weight,
     derived=derived,
-    notes=lambda _: (),
+    notes=lambda _: (_PADDING,),
     encoder_summary=transformer.summary,
     card_summary=transformer.summary,
     traits=_traits,

@@ -29,14 +29,10 @@ print(v1.shape, v2.shape)
 # Which layer v1 models of voice conversion take; they know models of twelve layers.
 _V1_LAYER = 9
 
-_PADDING = (
-    "A single clip gives fairseq's outputs. In a padded batch fairseq's HuBERT takes up to two frames more of a clip "
-    "for speech than transformers' formula of lengths does, so that the shorter clips differ; give clips one by one "
-    "where that matters."
-)
 _PROJECTION = (
-    "Voice conversion takes one of two outputs: its v1 models `final_proj(hidden_states[9])`, its v2 models "
-    "`last_hidden_state`. Stock `HubertModel` loads the encoder and leaves `final_proj` out; the class below has both."
+    "voice conversion takes one of two outputs: its v1 models final_proj(hidden_states[9]), its v2 models "
+    "last_hidden_state",
+    "stock HubertModel loads the encoder and leaves final_proj out; the class below has both",
 )
 
 
@@ -47,5 +43,5 @@ def snippets(facts: Facts) -> Mapping[Head, str]:
 
 
 def notes(_facts: Facts, head: Head) -> tuple[str, ...]:
-    """Give the card's further paragraphs."""
-    return (_PROJECTION, _PADDING) if head == "projection" else (_PADDING,)
+    """Give what a reader of a model with its projection should know."""
+    return _PROJECTION if head == "projection" else ()

@@ -56,4 +56,5 @@ _MODEL = Model(
     encoder=encoder,
     frame_mask=_frame_mask,
     pretraining=_pretraining,
+    ignored=frozenset({"quantize_input", "crop_seq_to_multiple", "pos_conv_depth"}),
 )

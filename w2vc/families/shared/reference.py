@@ -85,6 +85,8 @@ class Model:
         frame_mask: (padding_mask, frames, layers) to the mask of frames, None where nothing is padded.
         pretraining: the heads of a pretrained model: (encoder_out, features, weights, settings) to projected states,
             targets and codevector indices.
+        ignored: keys of the settings that the model doesn't look at.
+        always_projects: ``post_extract_proj`` is there even where the features are as wide as the encoder.
     """
 
     architectures: Mapping[str, tuple[str, ...]]
@@ -94,6 +96,8 @@ class Model:
     encoder: Callable[[Weights, Any], Encoder]
     frame_mask: Callable[[Tensor, int, tuple[ConvLayer, ...]], Tensor | None]
     pretraining: Callable[[Tensor, Tensor, Weights, Any], tuple[Tensor | None, Tensor | None, Tensor | None]]
+    ignored: frozenset[str] = frozenset()
+    always_projects: bool = False
 
 
 @torch.no_grad()
@@ -129,7 +133,7 @@ def forward(
     weights = checkpoint.below("w2v_encoder.w2v_model") if fine_tuned else checkpoint
 
     features, mask = _features(model, source, padding_mask, weights, settings)
-    projected_features = _project_features(features, weights, settings)
+    projected_features = _project_features(model, features, weights, settings)
     encoder = weights.below("encoder")
     hidden_states, encoder_out = _encode(projected_features, mask, encoder, model.encoder(encoder, settings), settings)
     logits = projected = targets = indices = None
@@ -221,7 +225,7 @@ def _settings(model: Model, cfg: Mapping[str, Any]) -> Settings:
         architecture, path = architecture.get(key), f"{path}.{key}"
         if not isinstance(architecture, Mapping):
             raise inconsistent(f"{path} is {architecture!r}, and should hold the model's architecture")
-    known = {key.name for key in fields(model.settings)} & architecture.keys()
+    known = ({key.name for key in fields(model.settings)} & architecture.keys()) - model.ignored
     return model.settings(**{key: architecture[key] for key in known})
 
 
@@ -353,14 +357,14 @@ def frame_mask(padding_mask: Tensor, frames: int, layers: tuple[ConvLayer, ...])
     return (1 - last.flip([-1]).cumsum(-1).flip([-1])).bool()
 
 
-def _project_features(features: Tensor, weights: Weights, settings: Settings) -> Tensor:
+def _project_features(model: Model, features: Tensor, weights: Weights, settings: Settings) -> Tensor:
     """The encoder's input (B, frames, dim): the features projected or quantised, or as they are."""
     dim = settings.encoder_embed_dim
     if settings.quantize_input:
         quantizer = weights.below("input_quantizer")
         quantized, _ = _quantize(features, quantizer, settings.input_codevector_width, settings)
         return linear(quantized, weights.below("project_inp"), dim)
-    if features.size(-1) != dim:
+    if features.size(-1) != dim or model.always_projects:
         return linear(features, weights.below("post_extract_proj"), dim)
     return features
 
