@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from w2vc.errors import RefusedError
-from w2vc.families.interpreter import describe
 from w2vc.options import AnyPath, Options
+from w2vc.planning.languages import in_one_language
 from w2vc.planning.plan import make_plan
 from w2vc.planning.preparation import find_dictionary, prepare
 from w2vc.reading.checkpoint import read_checkpoint
@@ -27,6 +27,7 @@ def convert(
     ema: bool = False,
     config: AnyPath | None = None,
     card: bool = True,
+    language: str | None = None,
     force: bool = False,
     dry_run: bool = False,
     watch: Watch | None = None,
@@ -43,6 +44,7 @@ def convert(
         config: a ``config.json`` of transformers, whose values of training and decoding are taken instead of the
             checkpoint's; it may not contradict the tensors.
         card: write a model card (``README.md``).
+        language: which of the model's languages to load it with; the first by default.
         force: replace an earlier conversion.
         dry_run: plan everything and write nothing.
         watch: called with (bytes done, bytes in all) while weights are written.
@@ -53,7 +55,7 @@ def convert(
     Raises:
         W2vcError: see ``w2vc.errors`` for the branches; nothing has been written then.
     """
-    options = Options(_path(dictionary), head, dtype, ema, _path(config), card)
+    options = Options(_path(dictionary), head, dtype, ema, _path(config), card, language)
     return convert_with(options, Path(checkpoint), Path(output), force=force, dry_run=dry_run, watch=watch)
 
 
@@ -88,7 +90,12 @@ def _path(given: AnyPath | None) -> Path | None:
 
 
 def inspect(
-    checkpoint: AnyPath, *, dictionary: AnyPath | None = None, ema: bool = False, tensors: bool = False
+    checkpoint: AnyPath,
+    *,
+    dictionary: AnyPath | None = None,
+    ema: bool = False,
+    tensors: bool = False,
+    language: str | None = None,
 ) -> Inspection:
     """What a checkpoint is and whether it converts, without reading its tensors.
 
@@ -97,18 +104,20 @@ def inspect(
         dictionary: as for ``convert``.
         ema: look at the EMA weights.
         tensors: list every tensor and what becomes of it.
+        language: as for ``convert``.
 
     Raises:
         UnreadableError: it can't be read at all.
         RefusedError: it is of no family that w2vc knows.
     """
-    read = read_checkpoint(Path(checkpoint), ema=ema)
-    description = describe(read)
+    spoken = in_one_language(read_checkpoint(Path(checkpoint), ema=ema), language)
+    read, description = spoken.checkpoint, spoken.description
     words, plan, refused = None, None, None
     try:
         if description.own_head == "ctc":
             words = find_dictionary(read, description, _path(dictionary))
-        plan = make_plan(read, description, words, description.own_head, "float32")
+        plan = make_plan(read, description, words, description.own_head, "float32", languages=spoken.languages)
     except RefusedError as error:
         refused = Refused(type(error).__name__, error.problems, error.advice)
-    return Inspection(read, description, words, description.own_head, plan, refused, tensors)
+    names = () if spoken.languages is None else spoken.languages.names
+    return Inspection(read, description, words, description.own_head, plan, refused, tensors, names)

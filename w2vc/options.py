@@ -21,6 +21,7 @@ class Options:
         ema: take the EMA weights.
         config: a ``config.json`` whose values of training and decoding are taken instead of the checkpoint's.
         card: write a model card.
+        language: which of the model's languages to load it with, where there are several; None takes the first.
     """
 
     dictionary: Path | None = None
@@ -29,3 +30,4 @@ class Options:
     ema: bool = False
     config: Path | None = None
     card: bool = True
+    language: str | None = None

@@ -192,6 +192,7 @@ class Name:
         reason: why it is dropped, where it is.
         unless_there: why it is dropped where the target has no such tensor; empty where that is a problem.
         shift: what is added to ``{layer}``.
+        by_language: the source's first axis counts languages, of which the target has one, without that axis.
     """
 
     part: Part
@@ -200,6 +201,7 @@ class Name:
     reason: str = ""
     unless_there: str = ""
     shift: int = 0
+    by_language: bool = False
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -276,6 +278,8 @@ class Target:
         free: fields that ``--config`` may choose, with what they may be.
         repeatable: further fields that ``--config`` may repeat, with their value.
         lacks: fields that its config hasn't got.
+        exchanged: the tensors that a loaded model exchanges when it is given another language: their names without
+            the model's prefix, where ``{x}`` stands for one dot-free part.
     """
 
     model_type: str
@@ -288,6 +292,7 @@ class Target:
     free: Mapping[str, Domain]
     repeatable: Mapping[str, object]
     lacks: frozenset[str] = frozenset()
+    exchanged: tuple[str, ...] = ()
 
     def prefix_for(self, head: Head) -> str:
         """The prefix of the encoder's tensors: a model without a head of transformers' own has none."""
@@ -352,6 +357,7 @@ class Family:
         card_summary: the same for the model card.
         traits: the same for programs.
         reference: fairseq's forward: ``(tensors, cfg, source, padding_mask)`` to ``ReferenceOutputs``.
+        languages: the names that the cfg has for the places of a first axis that counts languages, in their order.
     """
 
     name: str
@@ -371,3 +377,4 @@ class Family:
     card_summary: Callable[[Facts], str]
     traits: Callable[[Facts], Mapping[str, object]]
     reference: Callable[..., Any]
+    languages: Callable[[Facts], tuple[str, ...]] = lambda _: ()

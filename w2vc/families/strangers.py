@@ -9,7 +9,6 @@ _BY_TENSOR: tuple[tuple[str, str], ...] = (
     ("regression_head", "data2vec"),
     ("label_embs_concat", "HuBERT"),
     ("generator.proj", "wav2vec-U"),
-    ("adapter_layer.", "a wav2vec2 with adapters (layer_type trf_adp)"),
     ("decoder.", "an encoder-decoder (wav2vec_seq2seq)"),
     ("flat_param_", "one shard of a model that was saved in shards"),
     ("encoder.layers.0.fc1.", "a wav2vec2 with transformer layers"),

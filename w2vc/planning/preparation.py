@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from w2vc.errors import UsageError
-from w2vc.families.interpreter import Description, describe
+from w2vc.families.interpreter import Description
 from w2vc.options import Options
+from w2vc.planning.languages import in_one_language
 from w2vc.planning.model_card import model_card
 from w2vc.planning.overrides import read_config
 from w2vc.planning.plan import Dtype, Plan, chosen_head, make_plan
@@ -26,7 +27,7 @@ class Prepared:
     """A checkpoint that was read, described and planned.
 
     Attributes:
-        checkpoint: what the file holds.
+        checkpoint: what the file holds, in one language where it has several.
         description: what the model is.
         dictionary: of a model that is written with a CTC head, else None.
         plan: what the output will hold.
@@ -50,13 +51,13 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
     """
     if options.dtype not in _DTYPES:
         raise UsageError(f"--dtype is {options.dtype}", advice=f"Give one of {', '.join(_DTYPES)}.")
-    checkpoint = read_checkpoint(path, ema=options.ema, passed=passed)
-    description = describe(checkpoint)
+    spoken = in_one_language(read_checkpoint(path, ema=options.ema, passed=passed), options.language)
+    checkpoint, description = spoken.checkpoint, spoken.description
     head = chosen_head(description, options.head)
     dictionary = find_dictionary(checkpoint, description, options.dictionary) if head == "ctc" else None
     dtype = next(dtype for dtype in _DTYPES if dtype == options.dtype)
     given = None if options.config is None else read_config(options.config)
-    plan = make_plan(checkpoint, description, dictionary, head, dtype, given)
+    plan = make_plan(checkpoint, description, dictionary, head, dtype, given, spoken.languages)
     if options.card:
         plan = replace(plan, files={**plan.files, "README.md": model_card(checkpoint, description, plan)})
     provenance = make_record(
@@ -67,7 +68,8 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
         overrides=given,
         labels=description.labels,
         dictionary=dictionary,
-        files=plan.files,
+        files=(*plan.files, *plan.adapters),
+        language=options.language,
     )
     return Prepared(checkpoint, description, dictionary, plan, provenance)
 

@@ -39,7 +39,8 @@ class Record:
         config: SHA-256 of the overriding configuration; empty where there is none.
         labels: the suffix of the dictionary's file that the checkpoint names; empty where it names none.
         dictionary: SHA-256 of the symbols; empty where the output has no vocabulary.
-        files: the names of all files of the output but the weights, with blanks between them.
+        files: the names of all files of the output but the model's weights, with blanks between them.
+        language: the option; empty where it wasn't given.
         converted_by: w2vc's version.
     """
 
@@ -51,6 +52,7 @@ class Record:
     labels: str
     dictionary: str
     files: str
+    language: str = ""
     converted_by: str = _CONVERTED_BY
 
     def metadata(self) -> dict[str, str]:
@@ -68,6 +70,7 @@ def make_record(
     labels: str | None,
     dictionary: Dictionary | None,
     files: Iterable[str],
+    language: str | None = None,
 ) -> Record:
     """The record of a conversion.
 
@@ -80,6 +83,7 @@ def make_record(
         labels: the architecture's.
         dictionary: the one that was used; None without a vocabulary.
         files: the names of the plan's files.
+        language: the option.
     """
     return Record(
         source_fingerprint=fingerprint,
@@ -90,6 +94,7 @@ def make_record(
         labels=labels or "",
         dictionary="" if dictionary is None else _symbols(dictionary),
         files=" ".join(sorted(files)),
+        language=language or "",
     )
 
 
@@ -184,9 +189,17 @@ def is_made_from(record: Record, fingerprint: str, checkpoint: Path, options: Op
         config = _overrides(None if options.config is None else read_config(options.config))
     except UsageError:  # the conversion will say what is wrong with it
         return False
-    now = (_CONVERTED_BY, fingerprint, options.dtype, _text(options.ema), options.card, config)
+    now = (_CONVERTED_BY, fingerprint, options.dtype, _text(options.ema), options.card, config, options.language or "")
     has_card = "README.md" in record.files.split()
-    then = (record.converted_by, record.source_fingerprint, record.dtype, record.ema, has_card, record.config)
+    then = (
+        record.converted_by,
+        record.source_fingerprint,
+        record.dtype,
+        record.ema,
+        has_card,
+        record.config,
+        record.language,
+    )
     heads = ("ctc", "pretraining") if options.head == "auto" else (options.head,)
     return then == now and record.head in heads and _is_same_dictionary(record, checkpoint, options.dictionary)
 
