@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2vc.errors import DamagedError
-from w2vc.families.family import FirstRow
+from w2vc.families.family import FirstRow, Scale
 from w2vc.planning.plan import Make, Move, Plan
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import ITEM_BYTES, Checkpoint
@@ -209,11 +209,18 @@ def expected_pieces(source: int, tensor: Move | Make) -> Iterator[Tensor]:
         return
     start = 0
     for piece in source_pieces(source, tensor.source):
-        if tensor.first_row is not None:
-            rows = tensor.shape[0] if tensor.shape else 1
-            piece = _with_first_row(piece, tensor.first_row, _elements(tensor) // rows - start)
-        yield piece.to(dtype)
+        yield _edited(piece, tensor, start).to(dtype)
         start += len(piece)
+
+
+def _edited(piece: Tensor, tensor: Move, start: int) -> Tensor:
+    """Return a piece that begins at element ``start`` of the tensor as the plan's edit changes it."""
+    if isinstance(tensor.edit, Scale):
+        return piece.double() * tensor.edit.factor
+    if tensor.edit is None:
+        return piece
+    rows = tensor.shape[0] if tensor.shape else 1
+    return _with_first_row(piece, tensor.edit, _elements(tensor) // rows - start)
 
 
 def _with_first_row(piece: Tensor, change: FirstRow, count: int) -> Tensor:
@@ -226,7 +233,7 @@ def _with_first_row(piece: Tensor, change: FirstRow, count: int) -> Tensor:
 
 
 def _as_it_is(tensor: Move) -> bool:
-    return tensor.dtype == tensor.source.dtype and tensor.source.is_contiguous and tensor.first_row is None
+    return tensor.dtype == tensor.source.dtype and tensor.source.is_contiguous and tensor.edit is None
 
 
 def _made(tensor: Make) -> Iterator[Tensor]:
@@ -239,13 +246,14 @@ def _made(tensor: Make) -> Iterator[Tensor]:
         return
     elements = _elements(tensor)
     for start in range(0, elements, PIECE_ELEMENTS):
-        yield torch.full((min(PIECE_ELEMENTS, elements - start),), float(tensor.content == "ones"))
+        fill = {"zeros": 0.0, "ones": 1.0, "constant": tensor.value}[tensor.content]
+        yield torch.full((min(PIECE_ELEMENTS, elements - start),), fill)
 
 
 def _origin(tensor: Move | Make) -> str:
     if isinstance(tensor, Make):
         return f"{tensor.content} ({tensor.reason})"
-    changed = "" if tensor.first_row is None else ", the blank weight in row 0"
+    changed = {type(None): "", FirstRow: ", the blank weight in row 0", Scale: ", scaled"}[type(tensor.edit)]
     cast = "" if tensor.dtype == tensor.source.dtype else f" as {tensor.dtype}"
     return f"{tensor.source.name}{cast}{changed}"
 
