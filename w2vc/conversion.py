@@ -115,7 +115,7 @@ def inspect(
     words, plan, refused = None, None, None
     try:
         if description.own_head == "ctc":
-            words = find_dictionary(read, description, _path(dictionary))
+            words = find_dictionary(spoken, _path(dictionary))
         plan = make_plan(read, description, words, description.own_head, "float32", languages=spoken.languages)
     except RefusedError as error:
         refused = Refused(type(error).__name__, error.problems, error.advice)

@@ -74,6 +74,12 @@ class Spoken:
     description: Description
     languages: Languages | None
 
+    @property
+    def labels(self) -> str | None:
+        """The suffix of the dictionary's file; None where the checkpoint carries one for each language."""
+        carries = self.languages is not None and self.languages.have_dictionaries
+        return None if carries and self.checkpoint.dictionary is not None else self.description.labels
+
 
 def in_one_language(checkpoint: Checkpoint, wanted: str | None) -> Spoken:
     """Describe a checkpoint and choose its language.

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from w2vc.errors import UsageError
 from w2vc.families.interpreter import Description
 from w2vc.options import Options
-from w2vc.planning.languages import in_one_language
+from w2vc.planning.languages import Spoken, in_one_language
 from w2vc.planning.model_card import model_card
 from w2vc.planning.overrides import read_config
 from w2vc.planning.plan import Dtype, Plan, chosen_head, make_plan
@@ -54,7 +54,7 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
     spoken = in_one_language(read_checkpoint(path, ema=options.ema, passed=passed), options.language)
     checkpoint, description = spoken.checkpoint, spoken.description
     head = chosen_head(description, options.head)
-    dictionary = find_dictionary(checkpoint, description, options.dictionary) if head == "ctc" else None
+    dictionary = find_dictionary(spoken, options.dictionary) if head == "ctc" else None
     dtype = next(dtype for dtype in _DTYPES if dtype == options.dtype)
     given = None if options.config is None else read_config(options.config)
     plan = make_plan(checkpoint, description, dictionary, head, dtype, given, spoken.languages)
@@ -66,7 +66,7 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
         dtype=options.dtype,
         ema=options.ema,
         overrides=given,
-        labels=description.labels,
+        labels=spoken.labels,
         dictionary=dictionary,
         files=(*plan.files, *plan.adapters),
         language=options.language,
@@ -74,14 +74,14 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
     return Prepared(checkpoint, description, dictionary, plan, provenance)
 
 
-def find_dictionary(checkpoint: Checkpoint, description: Description, place: Path | None) -> Dictionary | None:
+def find_dictionary(spoken: Spoken, place: Path | None) -> Dictionary | None:
     """The dictionary: the given one, the checkpoint's own, or the one beside it; all that are there have to agree."""
     found = []
     if place is not None:
-        found.append(read_dictionary(dictionary_file(place, description.labels)))
-    if checkpoint.dictionary is not None:
-        found.append(checkpoint.dictionary)
-    beside = dictionary_beside(checkpoint.path, description.labels)
+        found.append(read_dictionary(dictionary_file(place, spoken.labels)))
+    if spoken.checkpoint.dictionary is not None:
+        found.append(spoken.checkpoint.dictionary)
+    beside = dictionary_beside(spoken.checkpoint.path, spoken.labels)
     if beside is not None:
         found.append(read_dictionary(beside))
     return agreed(found)
