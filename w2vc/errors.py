@@ -18,23 +18,60 @@
 
 An error carries its problems (one or several, never only the first of them) and one piece of advice. Which
 exit code stands for which branch is the command line's business (``cli.py``).
+
+What a file says goes into a message shortened (``shown``), and a message has a bounded number of bounded problems.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+MOST_PROBLEMS = 20
+"""Nobody reads more at once; the rest is counted."""
+# A problem names a path (up to 4096 bytes, but nearly always below 200), a key and a value.
+_LONGEST_PROBLEM = 1000
+_LONGEST_MESSAGE = 6000
+
+
+def shown(value: object, most: int = 60) -> str:
+    """Return a text or scalar as a message shows it: quoted, escaped, and cut before it is formatted.
+
+    Anything else is named by its type: its ``repr`` could have gigabytes.
+    """
+    if isinstance(value, (str, bytes)):
+        return repr(value) if len(value) <= most else repr(value[:most]) + "..."
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)[: most + 3]
+    return f"a {type(value).__name__}"
+
+
+def _bounded(problems: Sequence[str]) -> tuple[str, ...]:
+    """Return as many problems as a message may have, each of them cut in its middle where it is too long."""
+    most = MOST_PROBLEMS if len(problems) <= MOST_PROBLEMS else MOST_PROBLEMS - 1
+    length = min(_LONGEST_PROBLEM, max(_LONGEST_MESSAGE // max(min(len(problems), MOST_PROBLEMS), 1), 150))
+    kept = [_cut(problem, length) for problem in problems[:most]]
+    left_out = len(problems) - len(kept)
+    return (*kept, f"and {left_out} more problems") if left_out else tuple(kept)
+
+
+def _cut(problem: str, length: int) -> str:
+    if len(problem) <= length:
+        return problem
+    end = length // 3
+    return f"{problem[: length - end - 3]}...{problem[len(problem) - end :]}"
+
 
 class W2vcError(Exception):
     """Base of every error that w2vc raises on purpose.
 
     Args:
-        problems: what is wrong, in which file and key; a single sentence or several.
+        problems: what is wrong, in which file and key; a single sentence or several. A long list is counted after its
+            first ``MOST_PROBLEMS``, and a long problem is cut.
         advice: what the reader can do next, one sentence.
     """
 
     def __init__(self, problems: str | Sequence[str], *, advice: str) -> None:
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.problems: tuple[str, ...] = _bounded((problems,) if isinstance(problems, str) else problems)
         self.advice = advice
         super().__init__("; ".join(self.problems))
 

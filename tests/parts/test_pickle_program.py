@@ -19,18 +19,12 @@ import pytest
 
 from tests.support.forgery import PROTOCOL_2, STOP, a_call, a_global, a_list, a_tuple, text
 from w2vc.errors import DamagedError, UnsafeError
-from w2vc.reading.pickle_program import (
-    BUILT_BYTES_LIMIT,
-    CHOSEN_HASH_LIMIT,
-    DEPTH_LIMIT,
-    TEXT_BYTES_LIMIT,
-    GlobalUse,
-    PickleSource,
-    StorageUse,
-    classify,
-    read_next_program,
-    read_program,
-)
+from w2vc.reading.budget import LIMITS, Limit
+from w2vc.reading.globals_used import GlobalUse
+from w2vc.reading.policy import classify
+from w2vc.reading.program import read_next_program, read_program
+from w2vc.reading.source import PickleSource
+from w2vc.reading.storages import StorageUse
 
 
 def integer(value: int) -> bytes:
@@ -98,15 +92,10 @@ def test_the_use_of_a_class_tells_which_stand_in_fits_it() -> None:
     assert uses[f"{__name__}.Items"].gets_items
     assert uses[f"{__name__}.Elements"].gets_elements
     meter = uses[f"{__name__}.Meter"]
-    assert (meter.called, meter.gets_state, meter.state_is_mapping) == (True, True, True)
+    assert meter.gets_state
     assert not meter.gets_items
     assert uses[f"{__name__}.Color"].hashed
-    assert not use_in(a_global("a", "Class"), "a.Class").called
-
-
-def test_a_state_that_is_no_dict_is_told() -> None:
-    use = use_in(a_call("a", "Class") + a_tuple(b"K\x01", b"K\x02") + b"b", "a.Class")
-    assert (use.gets_state, use.state_is_mapping) == (True, False)
+    assert not use_in(a_global("a", "Class"), "a.Class").gets_state
 
 
 def test_python_2_names_are_told_as_torch_renames_them() -> None:
@@ -121,17 +110,18 @@ def test_storages_are_told_once_in_order_of_appearance() -> None:
     assert [storage.nbytes for storage in storages] == [24, 12]
 
 
-def test_the_legacy_format_s_views_are_told_and_the_next_pickle_is_found() -> None:
-    first = a_program(a_storage("7", ("torch", "FloatStorage"), b"K\x06", a_tuple(text("8"), b"K\x01", b"K\x02")))
+def test_the_next_pickle_of_the_legacy_format_is_found() -> None:
+    first = a_program(a_storage("7", ("torch", "FloatStorage"), b"K\x06", b"N"))
     source = PickleSource(first + a_program(b"N"), "a.pt")
     program = read_next_program(source, legacy=True)
-    assert program.storages[0].view == ("8", 1, 2)
+    assert program.storages == (StorageUse("7", "FloatStorage", "cpu", 6),)
     assert program.size == source.position == len(first)
 
 
-def test_a_view_beyond_its_storage_is_refused() -> None:
-    body = a_storage("7", ("torch", "FloatStorage"), b"K\x06", a_tuple(text("8"), b"K\x05", b"K\x02"))
-    with pytest.raises(DamagedError, match="reaches beyond it"):
+def test_a_view_of_a_legacy_storage_is_refused() -> None:
+    # Its key could be used again as a storage's own, so that the storages after it are counted wrong.
+    body = a_storage("7", ("torch", "FloatStorage"), b"K\x06", a_tuple(text("8"), b"K\x01", b"K\x02"))
+    with pytest.raises(DamagedError, match="names a view of the storage '7'"):
         read_next_program(PickleSource(a_program(body), "a.pt"), legacy=True)
 
 
@@ -355,25 +345,25 @@ def test_an_opcode_that_torch_doesn_t_read_is_refused_by_name(code: bytes, name:
         read_program(a_program(b"N" + code), "a.pt")
 
 
-COLLIDING = [number * (2**61 - 1) + 1 for number in range(1, CHOSEN_HASH_LIMIT + 2)]
+COLLIDING = [number * (2**61 - 1) + 1 for number in range(1, LIMITS["chosen hashes"].most + 2)]
 SELF = "into itself"
 BOMBS: dict[str, tuple[bytes, str]] = {
     "a tuple a million deep": (b")" + b"\x85" * 1_000_000, "would build more"),
-    "a tuple a thousand deep": (b")" + b"\x85" * 1000, f"more than {DEPTH_LIMIT} deep"),
-    "a deep tuple as a key": (b"})" + b"\x85" * 5_000 + b"Ns", f"more than {DEPTH_LIMIT} deep"),
-    "a deep list": (b"]" * 500 + b"a" * 499, f"more than {DEPTH_LIMIT} deep"),
+    "a tuple a thousand deep": (b")" + b"\x85" * 1000, f"more than {LIMITS['depth'].most} deep"),
+    "a deep tuple as a key": (b"})" + b"\x85" * 5_000 + b"Ns", f"more than {LIMITS['depth'].most} deep"),
+    "a deep list": (b"]" * 500 + b"a" * 499, f"more than {LIMITS['depth'].most} deep"),
     "deep through a memo": (
         a_list(*[b"]" + (b"h" + bytes([n - 1]) if n else b"N") + b"aq" + bytes([n]) for n in range(150)]),
-        f"more than {DEPTH_LIMIT} deep",
+        f"more than {LIMITS['depth'].most} deep",
     ),
-    "millions of dicts": (b"}" * 2_000_000, f"more than {BUILT_BYTES_LIMIT} bytes"),
-    "marks without end": (b"(" * 2_000_000, f"more than {BUILT_BYTES_LIMIT} bytes"),
+    "millions of dicts": (b"}" * 2_000_000, f"more than {LIMITS['built bytes'].most} bytes"),
+    "marks without end": (b"(" * 2_000_000, f"more than {LIMITS['built bytes'].most} bytes"),
     "a billion laughs": (
         a_list(b"]q\x00", *[b"](h" + bytes([n]) + b"h" + bytes([n]) + b"eq" + bytes([n + 1]) for n in range(60)]),
         "if each reference were followed",
     ),
     "a giant integer": (b"\x8a\xff" + b"\x01" * 255, "integer of 255 bytes"),
-    "a giant text": (text("a" * (TEXT_BYTES_LIMIT + 1)), "text of"),
+    "a giant text": (text("a" * (LIMITS["text"].most + 1)), "text of"),
     "colliding integers as keys": (b"}(" + b"".join(integer(key) + b"N" for key in COLLIDING) + b"u", "collide"),
     "colliding integers in a set": (a_call("builtins", "set", a_list(*map(integer, COLLIDING))), "collide"),
     "copies of one text": (
@@ -403,8 +393,8 @@ def test_what_would_take_memory_or_time_without_bound_is_refused_in_seconds(body
 
 
 def test_a_pickle_larger_than_any_checkpoint_s_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("w2vc.reading.pickle_program.PICKLE_BYTES_LIMIT", 10)
-    with pytest.raises(UnsafeError, match="larger than 10 bytes"):
+    monkeypatch.setitem(LIMITS, "pickle bytes", Limit(10, "bytes", ""))  # type: ignore[arg-type]  # a dict
+    with pytest.raises(UnsafeError, match="a pickle of 26 bytes; the limit is 10"):
         read_program(a_program(a_list(*[b"N"] * 20)), "a.pt")
 
 
@@ -423,21 +413,21 @@ def test_an_optimizer_s_state_as_old_torch_wrote_it_passes() -> None:
 def test_every_opcode_read_is_one_that_torch_s_restricted_unpickler_reads() -> None:
     from torch import _weights_only_unpickler as unpickler
 
-    from w2vc.reading.pickle_program import _HANDLERS, _STOP
+    from w2vc.reading.machine import _HANDLERS, STOP
 
     named = (getattr(unpickler, name) for name in dir(unpickler) if name.isupper())
-    assert {*_HANDLERS, _STOP} == {code[0] for code in named if isinstance(code, bytes) and len(code) == 1}
+    assert {*_HANDLERS, STOP} == {code[0] for code in named if isinstance(code, bytes) and len(code) == 1}
 
 
 def test_every_name_left_to_torch_is_one_that_torch_has() -> None:
     from torch._weights_only_unpickler import _get_allowed_globals
 
-    from w2vc.reading.pickle_program import _REBUILD, _TORCH_CALLS, _TORCH_VALUES
+    from w2vc.reading.policy import TORCH_CALLS, TORCH_VALUES
 
     allowed: dict[str, Callable[..., object]] = _get_allowed_globals()
-    assert {*_TORCH_CALLS, *_TORCH_VALUES, _REBUILD} - allowed.keys() == set()
+    assert {*TORCH_CALLS, *TORCH_VALUES} - allowed.keys() == set()
 
 
 def test_the_walk_needs_no_torch() -> None:
-    code = "import w2vc.reading.pickle_program, w2vc.reading.archive, sys; sys.exit('torch' in sys.modules)"
+    code = "import w2vc.reading.program, w2vc.reading.archive, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603 - our own code

@@ -87,9 +87,10 @@ def read(program: bytes) -> dict[str, Any]:
 class _Writer:
     """Writes inert objects as a pickle of protocol 2; texts and classes once, everything else as often as it is met."""
 
-    def __init__(self) -> None:
+    def __init__(self, memo_from: int = 0) -> None:
         self.written = bytearray()
         self.memo: dict[object, int] = {}
+        self.memo_from = memo_from
 
     def write(self, value: Any) -> None:
         if isinstance(value, Raw):
@@ -117,7 +118,7 @@ class _Writer:
             self.written += b"j" + struct.pack("<I", self.memo[key])
             return
         self.written += text(value) if isinstance(value, str) else a_global(*key)
-        self.memo[key] = len(self.memo)
+        self.memo[key] = self.memo_from + len(self.memo)
         self.written += b"r" + struct.pack("<I", self.memo[key])
 
     def write_made(self, value: Made) -> None:
@@ -145,6 +146,18 @@ def program(value: Any) -> bytes:
     writer = _Writer()
     writer.write(value)
     return PROTOCOL_2 + bytes(writer.written) + STOP
+
+
+def opcodes(value: Any) -> bytes:
+    """The opcodes of an inert object, to be put into another pickle: its memo begins far behind the other's."""
+    writer = _Writer(memo_from=200_000)
+    writer.write(value)
+    return bytes(writer.written)
+
+
+def made(module: str, name: str, *arguments: Any) -> Made:
+    """An object of a class that the pickle names."""
+    return type(name, (Made,), {"module": module, "name": name})(*arguments)
 
 
 def plainly(value: object) -> bytes:

@@ -32,7 +32,8 @@ def forks(_arguments: list[str]) -> int:
 
 
 def connects(_arguments: list[str]) -> int:
-    socket.create_connection(("127.0.0.1", 9), timeout=0.1)
+    with socket.socket() as connection:
+        connection.connect(("127.0.0.1", 9))
     return 0
 
 
@@ -88,7 +89,12 @@ def takes_much_memory(_arguments: list[str]) -> int:
 
 
 def takes_much_time(_arguments: list[str]) -> int:
-    time.sleep(60)
+    while True:
+        pass
+
+
+def waits_for_ever(_arguments: list[str]) -> int:
+    time.sleep(3600)
     return 0
 
 

@@ -14,12 +14,12 @@ import importlib
 import inspect
 import io
 import json
+import math
 import os
 import resource
 import signal
 import subprocess
 import sys
-import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ class Run:
 
     Attributes:
         exit_code: negative for the signal that ended it.
-        seconds: it took.
+        seconds: of processor time that it took.
         megabytes: of memory at its peak, what was imported before included.
         noticed: what it did that a conversion has no reason to do.
         stdout, stderr: what it printed.
@@ -77,7 +77,7 @@ class Sandbox:
         Args:
             arguments: of the command line, or of the function.
             act: ``module:function``, called with the arguments.
-            seconds: after which it is ended.
+            seconds: of processor time after which it is ended; of waiting, after three times as many.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -225,20 +225,18 @@ def _serve() -> None:
 def _forked(arguments: list[str], act: str, seconds: float, folder: str) -> dict[str, Any]:
     reading, writing = os.pipe()
     out, err = (os.memfd_create(name) for name in ("out", "err"))
-    started = time.monotonic()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _be_the_child(arguments, act, folder, writing, out, err)
+        _be_the_child(arguments, act, seconds, folder, writing, out, err)
     os.close(writing)
-    status, timed_out, peak = _wait(child, seconds)
-    took = time.monotonic() - started
+    status, timed_out, usage = _wait(child, _WAITING * seconds)
     with os.fdopen(reading, "rb") as pipe:
         noticed = pipe.read().decode().splitlines()
     return {
         "exit_code": os.waitstatus_to_exitcode(status),
-        "seconds": took,
-        "megabytes": peak / 1024,
+        "seconds": usage.ru_utime + usage.ru_stime,
+        "megabytes": usage.ru_maxrss / 1024,
         "noticed": noticed,
         "stdout": _contents(out),
         "stderr": _contents(err),
@@ -246,8 +244,8 @@ def _forked(arguments: list[str], act: str, seconds: float, folder: str) -> dict
     }
 
 
-def _wait(child: int, seconds: float) -> tuple[int, bool, int]:
-    """Status, whether it had to be killed, and its peak memory in KiB."""
+def _wait(child: int, seconds: float) -> tuple[int, bool, resource.struct_rusage]:
+    """Status, whether it had to be killed, and what it used."""
     descriptor = os.pidfd_open(child)
     import select
 
@@ -256,7 +254,8 @@ def _wait(child: int, seconds: float) -> tuple[int, bool, int]:
         os.kill(child, signal.SIGKILL)
     os.close(descriptor)
     _child, status, usage = os.wait4(child, 0)
-    return status, timed_out, usage.ru_maxrss
+    out_of_time = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
+    return status, timed_out or out_of_time, usage
 
 
 def _contents(descriptor: int) -> str:
@@ -267,10 +266,11 @@ def _contents(descriptor: int) -> str:
 
 # A bomb that goes off mustn't take the machine with it.
 _ADDRESS_SPACE = 6 * 2**30
-_CPU_SECONDS = 60
+# Other processes may hold the machine: a run that uses no processor time gets this many times its seconds.
+_WAITING = 3
 
 
-def _be_the_child(arguments: list[str], act: str, folder: str, report: int, out: int, err: int) -> None:
+def _be_the_child(arguments: list[str], act: str, seconds: float, folder: str, report: int, out: int, err: int) -> None:
     code = 70
     try:
         os.setpgid(0, 0)
@@ -280,7 +280,7 @@ def _be_the_child(arguments: list[str], act: str, folder: str, report: int, out:
         os.dup2(err, 2)
         sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process lives
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
-        resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 1))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         run = _act(act) if act else _command_line
         watch = _Watch(report, folder)

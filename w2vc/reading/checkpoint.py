@@ -1,84 +1,47 @@
-"""From a ``.pt`` file to a ``Checkpoint``: what it holds, and where its bytes lie. The only ``torch.load``.
+"""From a ``.pt`` file to a ``Checkpoint``: what it holds, and where its bytes lie.
 
-No tensor byte is read. The gate (``archive.py``) has looked at the file before torch is imported.
+No tensor byte is read. The gate (``archive.py``) has looked at the file before torch is imported; what it found is what
+w2vc goes on with, once torch has confirmed it.
 Sources: ``fairseq/checkpoint_utils.py`` (``save_checkpoint``, ``torch_persistent_save``), ``fairseq/trainer.py``
-(``state_dict``), ``torch/serialization.py`` (``load``).
+(``state_dict``).
 """
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from io import BufferedReader, RawIOBase
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
-from w2vc.errors import DamagedError, DictionaryError, NotACheckpointError, UsageError
-from w2vc.reading.archive import Archive, Record, examine, open_checkpoint
-from w2vc.reading.dictionary import SPECIAL_SYMBOLS, Dictionary
-from w2vc.reading.stand_ins import StandIn, plain, stand_ins
+from w2vc.errors import NotACheckpointError, UsageError, shown
+from w2vc.reading.archive import Archive, examine, open_checkpoint
+from w2vc.reading.dictionary import Dictionary, dictionary_of_symbols
+from w2vc.reading.nodes import Node, entries
+from w2vc.reading.opening import identity_of
+from w2vc.reading.sections import in_sections
+from w2vc.reading.tensors import ITEM_BYTES, SourceTensor, StateDict, read_state_dict
+from w2vc.reading.torch_reader import confirm_with_torch
+from w2vc.reading.values import (
+    Globals,
+    attributes,
+    described,
+    elements,
+    fields,
+    is_mapping,
+    plain,
+    real_number,
+    whole_number,
+)
 
-ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1}
-ITEM_BYTES |= {"uint8": 1, "bool": 1}
-"""Bytes per element of the dtypes that a checkpoint's tensors may have."""
-
-_GET_AGAIN = "Download or copy the checkpoint again and compare its checksum."
-_LONGEST_NAME = 300
-
-
-@dataclass(frozen=True)
-class SourceTensor:
-    """One tensor of the checkpoint, and where its bytes lie.
-
-    Attributes:
-        name: fairseq's full name.
-        shape: its sizes, outermost first.
-        stride: its strides, in elements.
-        dtype: torch's name without ``torch.``.
-        storage: the record that holds its storage.
-        offset: of its first element, in bytes from the beginning of the record.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: str
-    storage: Record
-    offset: int
-
-    @property
-    def elements(self) -> int:
-        """How many elements it has."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its elements."""
-        return self.elements * ITEM_BYTES[self.dtype]
-
-    @property
-    def span(self) -> int:
-        """Bytes from its first element to behind its last one, strides included."""
-        if self.elements == 0:
-            return 0
-        reach = sum((size - 1) * stride for size, stride in zip(self.shape, self.stride, strict=True))
-        return (reach + 1) * ITEM_BYTES[self.dtype]
-
-    @property
-    def is_contiguous(self) -> bool:
-        """Whether its elements lie one after the other, in the order of its axes."""
-        expected = 1
-        for size, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
-            if size != 1 and stride != expected:
-                return self.elements == 0
-            expected *= size
-        return True
+__all__ = [
+    "ITEM_BYTES",
+    "Adapter",
+    "Checkpoint",
+    "Progress",
+    "SourceTensor",
+    "identity_of",
+    "read_checkpoint",
+]
 
 
 @dataclass(frozen=True)
@@ -99,6 +62,19 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """One language's part of a model that is published with adapters for many (MMS).
+
+    Attributes:
+        tensors: by fairseq's name, which is also the name of the model's tensor that each replaces.
+        dictionary: of the language, where it is there.
+    """
+
+    tensors: Mapping[str, SourceTensor]
+    dictionary: Dictionary | None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A fairseq checkpoint.
 
@@ -106,7 +82,8 @@ class Checkpoint:
         path: the file.
         archive: its container, as the gate found it.
         identity: of the file that the gate looked at (see ``identity_of``).
-        tensors: the model's, or with EMA weights theirs, by fairseq's name in the file's order.
+        tensors: the model's, or with EMA weights theirs, by fairseq's name in the file's order. Those of a group are
+            named ``GROUP.NAME``.
         has_ema: whether there are EMA weights.
         cfg: the stored config as nested dicts, lists and scalars; interpolations are texts still.
         cfg_form: how it is stored: ``dict``, ``DictConfig`` or ``Namespace``.
@@ -114,6 +91,9 @@ class Checkpoint:
         is_shard: it is one of several files of a model.
         optimizer_bytes: of the tensors that belong to no model: the optimizer's state.
         progress: how training stood.
+        groups: those of ``tensors`` that lie in a dict of their own within the state dict (data2vec's ``_ema``), by the
+            dict's name and by their names in it.
+        adapters: by language (MMS); none in nearly all checkpoints.
     """
 
     path: Path
@@ -127,6 +107,8 @@ class Checkpoint:
     is_shard: bool
     optimizer_bytes: int
     progress: Progress
+    groups: Mapping[str, Mapping[str, SourceTensor]] = field(default_factory=dict)
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
     @property
     def model_name(self) -> str:
@@ -139,7 +121,7 @@ class Checkpoint:
 def read_checkpoint(
     path: Path, *, ema: bool = False, passed: Callable[[BinaryIO, Archive], None] | None = None
 ) -> Checkpoint:
-    """Reads everything of a checkpoint but its tensors' bytes.
+    """Read everything of a checkpoint but its tensors' bytes.
 
     Args:
         path: the file; its name decides nothing.
@@ -156,245 +138,132 @@ def read_checkpoint(
         identity = identity_of(file.fileno())
         if passed is not None:
             passed(file, archive)
-        saved = _load(file, archive)
-    return _checkpoint(archive, identity, saved, ema=ema)
+        confirm_with_torch(file, archive)
+    return _Saved(archive).checkpoint(identity, ema=ema)
 
 
-def identity_of(file: int) -> tuple[int, ...]:
-    """What changes when a file becomes another, or is written to: device, inode, size, time of the last change."""
-    found = os.fstat(file)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+class _Saved:
+    """What fairseq saved: the root's values under their keys."""
 
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.path = archive.path
+        self.globals: Globals = archive.program.globals
+        root = archive.program.root
+        found = fields(root, self.globals)
+        if found is None:
+            raise NotACheckpointError(
+                f"{self.path} holds {described(root)}, not a checkpoint of fairseq",
+                advice="Give the checkpoint_*.pt that fairseq-hydra-train or fairseq-train saved.",
+            )
+        self.values = found
+        self.extra = self.under("extra_state")
 
-# ---------------------------------------------------------------------------------------------------------------
-# torch.load
+    def under(self, key: str) -> dict[str, Any]:
+        """Return the entries of a mapping of the root's; none where there is no such mapping."""
+        return fields(self.values.get(key), self.globals) or {}
 
-
-def _load(file: BinaryIO, archive: Archive) -> dict[Any, Any]:
-    import torch  # here, so that the gate answers before torch is imported
-
-    with _only_these_globals(stand_ins(archive.program.globals.values())), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            if archive.container == "legacy":
-                places = iter(archive.program.storages)
-
-                def keep_place(storage: Any, _location: str) -> Any:
-                    place = archive.records[f"data/{next(places).key}"]
-                    storage._checkpoint_offset = place.offset
-                    return storage
-
-                with torch.serialization.skip_data():
-                    # torch reads a legacy pickle byte by byte.
-                    buffered = BufferedReader(cast(RawIOBase, file))
-                    saved = torch.load(buffered, map_location=keep_place, weights_only=True)
-                    buffered.detach()
-            else:
-                saved = torch.load(file, map_location="meta", weights_only=True)
-        except Exception as error:
-            first_line = (str(error).splitlines() or [""])[0][:200]
-            raise DamagedError(
-                f"{archive.path} can't be read by torch.load: {type(error).__name__}: {first_line}", advice=_GET_AGAIN
-            ) from error
-    if not isinstance(saved, dict):
-        raise NotACheckpointError(
-            f"{archive.path} holds {_a(saved)}, not a checkpoint of fairseq",
-            advice="Give the checkpoint_*.pt that fairseq-hydra-train or fairseq-train saved.",
+    def checkpoint(self, identity: tuple[int, ...], *, ema: bool) -> Checkpoint:
+        model = self.values.get("model")
+        cfg_form, cfg = self.config()
+        if fields(model, self.globals) is None:
+            raise self.not_fairseqs("has no state dict under 'model'")
+        if cfg is None:
+            raise self.not_fairseqs("has neither 'cfg' nor 'args'")
+        ema_model = self.extra.get("ema")
+        has_ema = bool(fields(ema_model, self.globals))
+        if ema and not has_ema:
+            raise UsageError(
+                f"{self.path} has no EMA weights (extra_state['ema'])",
+                advice="Leave --ema out to convert the model's own weights.",
+            )
+        found = self.state_dict(ema_model if ema else model, "extra_state['ema']" if ema else "model")
+        if not found.tensors:
+            raise NotACheckpointError(
+                f"{self.path} has no tensor under 'model'", advice="Give a checkpoint with a model in it."
+            )
+        adapters = self.adapters()
+        return Checkpoint(
+            path=self.path,
+            # The nodes have served: they may be large.
+            archive=replace(self.archive, program=replace(self.archive.program, root=None)),
+            identity=identity,
+            tensors=found.tensors,
+            has_ema=has_ema,
+            cfg=cfg,
+            cfg_form=cfg_form,
+            dictionary=self.dictionary(self.values.get("task_state"), "task_state"),
+            is_shard="shard_metadata" in self.values,
+            optimizer_bytes=self.bytes_beside([found.tensors, *(adapter.tensors for adapter in adapters.values())]),
+            progress=self.progress(cfg),
+            groups=found.groups,
+            adapters=adapters,
         )
-    return saved
 
-
-@contextmanager
-def _only_these_globals(allowed: list[tuple[type, str]]) -> Iterator[None]:
-    """Allows torch's unpickler the stand-ins and nothing that the surrounding program may have allowed."""
-    import torch
-
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    try:
-        torch.serialization.add_safe_globals(allowed)  # type: ignore[arg-type]  # pairs are documented, but not typed
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
-
-
-def _a(value: object) -> str:
-    return f"a {getattr(value, 'stands_for', None) or type(value).__name__}"
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# What fairseq saved
-
-
-def _checkpoint(archive: Archive, identity: tuple[int, ...], saved: dict[Any, Any], *, ema: bool) -> Checkpoint:
-    path = archive.path
-    model = saved.get("model")
-    cfg_form, cfg = _config(path, saved)
-    if not isinstance(model, dict):
-        raise _not_fairseqs(path, saved, "has no state dict under 'model'")
-    if cfg is None:
-        raise _not_fairseqs(path, saved, "has neither 'cfg' nor 'args'")
-    extra = saved.get("extra_state")
-    ema_model = extra.get("ema") if isinstance(extra, dict) else None
-    has_ema = isinstance(ema_model, dict) and bool(ema_model)
-    if ema and not has_ema:
-        raise UsageError(
-            f"{path} has no EMA weights (extra_state['ema'])",
-            advice="Leave --ema out to convert the model's own weights.",
+    def not_fairseqs(self, what: str) -> NotACheckpointError:
+        keys = ", ".join(shown(key, 40) for key in list(self.values)[:6]) or "none"
+        return NotACheckpointError(
+            f"{self.path} {what}: it is not a checkpoint of fairseq (its keys: {keys})",
+            advice="Give the checkpoint_*.pt that fairseq saved; a bare state dict doesn't say what the model is.",
         )
-    places = {record.offset: record for record in archive.records.values() if record.name.startswith("data/")}
-    tensors = _tensors(path, ema_model if ema and isinstance(ema_model, dict) else model, places)
-    used = {tensor.storage.offset: tensor.storage.size for tensor in tensors.values()}
-    every = sum(record.size for record in places.values())
-    return Checkpoint(
-        path=path,
-        archive=archive,
-        identity=identity,
-        tensors=tensors,
-        has_ema=has_ema,
-        cfg=cfg,
-        cfg_form=cfg_form,
-        dictionary=_dictionary(path, saved),
-        is_shard="shard_metadata" in saved,
-        optimizer_bytes=every - sum(used.values()),
-        progress=_progress(saved, cfg),
-    )
 
+    def state_dict(self, model: object, what: str) -> StateDict:
+        values = fields(model, self.globals) or {}
+        keys = len(entries(model)) if type(model) is Node else 0
+        return read_state_dict(values, keys, self.globals, self.archive.records, what, self.path)
 
-def _not_fairseqs(path: Path, saved: dict[Any, Any], what: str) -> NotACheckpointError:
-    keys = ", ".join(str(key)[:40] for key in list(saved)[:6]) or "none"
-    return NotACheckpointError(
-        f"{path} {what}: it is not a checkpoint of fairseq (its keys: {keys})",
-        advice="Give the checkpoint_*.pt that fairseq saved; a bare state dict doesn't say what the model is.",
-    )
+    def config(self) -> tuple[str, dict[str, object] | None]:
+        """Return the config as nested dicts; fairseq prefers ``cfg`` over ``args`` (``load_model_ensemble``)."""
+        for key in ("cfg", "args"):
+            stored = self.values.get(key)
+            if fields(stored, self.globals) or attributes(stored, self.globals) is not None:
+                what = f"{self.path}: {key}"
+                return _form(stored, self.globals), in_sections(plain(stored, self.globals, what), what)
+        return "none", None
 
+    def dictionary(self, state: object, origin: str) -> Dictionary | None:
+        stored = (fields(state, self.globals) or {}).get("target_dictionary")
+        held = attributes(stored, self.globals)
+        if held is None:
+            return None
+        symbols = elements(held.get("symbols"), self.globals)
+        return dictionary_of_symbols(symbols, f"{self.path}: {origin}.target_dictionary")
 
-def _config(path: Path, saved: dict[Any, Any]) -> tuple[str, dict[str, object] | None]:
-    """The config as nested dicts; fairseq prefers ``cfg`` over ``args`` (``checkpoint_utils.load_model_ensemble``)."""
-    for key in ("cfg", "args"):
-        stored = saved.get(key)
-        if isinstance(stored, (dict, StandIn)) and stored:
-            form = "dict" if isinstance(stored, dict) else stored.stands_for.rpartition(".")[2]
-            return form, _in_sections(plain(stored, f"{path}: {key}"))
-    return "none", None
+    def adapters(self) -> dict[str, Adapter]:
+        """Return the adapters of a model published for many languages (fairseq's ``examples/mms``)."""
+        found = {}
+        for language, value in self.under("adapter").items():
+            parts = fields(value, self.globals) or {}
+            if fields(parts.get("model"), self.globals) is not None:
+                where = f"adapter[{shown(language, 40)}]"
+                tensors = self.state_dict(parts["model"], f"{where}['model']").tensors
+                found[language] = Adapter(tensors, self.dictionary(parts.get("task_state"), f"{where}.task_state"))
+        return found
 
-
-def _in_sections(config: object) -> dict[str, object] | None:
-    """A config in sections, as ``convert_namespace_to_omegaconf`` makes them of a flat namespace of arguments."""
-    if not isinstance(config, dict):
-        return None
-    model = config.get("model")
-    sections = dict(config)
-    if not isinstance(model, dict):
-        model = {"_name": config.get("arch"), **config}
-        sections = dict.fromkeys(("task", "criterion", "checkpoint"), config)
-    inner = _in_sections(model.get("w2v_args"))
-    return {**sections, "model": model if inner is None else {**model, "w2v_args": inner}}
-
-
-def _dictionary(path: Path, saved: dict[Any, Any]) -> Dictionary | None:
-    state = saved.get("task_state")
-    stored = state.get("target_dictionary") if isinstance(state, dict) else None
-    if not isinstance(stored, StandIn):
-        return None
-    symbols = stored.attributes.get("symbols")
-    origin = f"{path}: task_state.target_dictionary"
-    if not isinstance(symbols, list) or not all(_is_text(symbol) for symbol in symbols):
-        raise DictionaryError(
-            f"{origin} has no list of symbols, each a text in Unicode", advice="Give the dictionary with --dict."
+    def bytes_beside(self, used: list[Mapping[str, SourceTensor]]) -> int:
+        """Return how many bytes lie in records that none of these tensors uses."""
+        names = {tensor.storage.name for tensors in used for tensor in tensors.values()}
+        return sum(
+            record.size
+            for name, record in self.archive.records.items()
+            if name.startswith("data/") and name not in names
         )
-    if tuple(symbols[: len(SPECIAL_SYMBOLS)]) != SPECIAL_SYMBOLS:
-        raise DictionaryError(
-            f"{origin} begins with {symbols[:4]}, not with {list(SPECIAL_SYMBOLS)}",
-            advice="w2vc reads fairseq's own kind of dictionary only; give it with --dict if there is one.",
+
+    def progress(self, cfg: Mapping[str, object]) -> Progress:
+        history = elements(self.values.get("optimizer_history"), self.globals) or [None]
+        last = fields(history[-1], self.globals) or {}
+        iterator = fields(self.extra.get("train_iterator"), self.globals) or {}
+        section = cfg.get("checkpoint")
+        metric = section.get("best_checkpoint_metric") if isinstance(section, dict) else None
+        return Progress(
+            updates=whole_number(last.get("num_updates")),
+            epoch=whole_number(iterator.get("epoch")),
+            metric=metric if isinstance(metric, str) else None,
+            best=real_number(self.extra.get("best")),
         )
-    return Dictionary(tuple(symbols), origin)
 
 
-def _is_text(symbol: object) -> bool:
-    return isinstance(symbol, str) and not any("\ud800" <= char <= "\udfff" for char in symbol)
-
-
-def _progress(saved: dict[Any, Any], cfg: Mapping[str, object]) -> Progress:
-    extra = saved.get("extra_state")
-    extra = extra if isinstance(extra, dict) else {}
-    history = saved.get("optimizer_history")
-    last = history[-1] if isinstance(history, list) and history and isinstance(history[-1], dict) else {}
-    iterator = extra.get("train_iterator")
-    iterator = iterator if isinstance(iterator, dict) else {}
-    section = cfg.get("checkpoint")
-    metric = section.get("best_checkpoint_metric") if isinstance(section, dict) else None
-    return Progress(
-        updates=_whole(last.get("num_updates")),
-        epoch=_whole(iterator.get("epoch")),
-        metric=metric if isinstance(metric, str) else None,
-        best=_real(extra.get("best")),
-    )
-
-
-def _whole(value: object) -> int | None:
-    value = plain(value, "num_updates")
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _real(value: object) -> float | None:
-    value = plain(value, "best")
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Tensors
-
-
-def _tensors(path: Path, model: Mapping[Any, Any], places: Mapping[int, Record]) -> dict[str, SourceTensor]:
-    tensors, problems = {}, []
-    for name, value in model.items():
-        found = _tensor(name, value, places)
-        if isinstance(found, str):
-            problems.append(f"{path}: model[{str(name)[:80]!r}] {found}")
-        else:
-            tensors[found.name] = found
-    if problems:
-        raise DamagedError(problems[:20], advice=_GET_AGAIN)
-    if not tensors:
-        raise NotACheckpointError(f"{path} has no tensor under 'model'", advice="Give a checkpoint with a model in it.")
-    return tensors
-
-
-def _tensor(name: object, value: Any, places: Mapping[int, Record]) -> SourceTensor | str:
-    """The tensor, or what is wrong with it."""
-    import torch
-
-    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
-        return "has a name that no tensor has"
-    if name == "__metadata__":
-        return "has the name that safetensors keeps for itself"
-    if not isinstance(value, torch.Tensor):
-        return f"is {_a(value)}, not a tensor"
-    dtype = str(value.dtype).removeprefix("torch.")
-    if value.layout != torch.strided or value.is_quantized or dtype not in ITEM_BYTES:
-        return f"is of a kind that w2vc doesn't read ({value.layout}, {dtype})"
-    storage = value.untyped_storage()
-    record = places.get(getattr(storage, "_checkpoint_offset", -1))
-    if record is None or record.size != storage.nbytes():
-        return f"has a storage of {storage.nbytes()} bytes where the file has no such record"
-    tensor = SourceTensor(
-        name=name,
-        shape=tuple(value.shape),
-        stride=tuple(value.stride()),
-        dtype=dtype,
-        storage=record,
-        offset=int(value.storage_offset()) * ITEM_BYTES[dtype],
-    )
-    return _outside(tensor) or tensor
-
-
-def _outside(tensor: SourceTensor) -> str:
-    if any(size < 0 for size in tensor.shape) or any(stride < 0 for stride in tensor.stride) or tensor.offset < 0:
-        return "has a negative size, stride or offset"
-    if tensor.offset + tensor.span > tensor.storage.size:
-        return f"reaches beyond its storage of {tensor.storage.size} bytes"
-    if tensor.nbytes > tensor.storage.size:
-        return f"repeats {tensor.storage.size} bytes to {tensor.nbytes}"
-    return ""
+def _form(stored: object, globals_: Globals) -> str:
+    """How a config is stored: ``dict``, or the name of its class."""
+    is_dict = type(stored) is not Node or is_mapping(stored, globals_)
+    return "dict" if is_dict else stored.name.rpartition(".")[2]  # type: ignore[attr-defined]  # a Node, then

@@ -6,21 +6,21 @@ from the dictionary that the checkpoint itself carries (``task_state``).
 
 from __future__ import annotations
 
-import difflib
 import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from w2vc.errors import DictionaryError, UsageError
+from w2vc.errors import DictionaryError, UsageError, shown
+from w2vc.reading.budget import LIMITS
+from w2vc.reading.opening import open_regular, read_up_to
 
 SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
 """Indices 0 to 3 of every dictionary (``Dictionary.__init__``)."""
 
 _OVERWRITE = "#fairseq:overwrite"
-# The largest vocabularies in use have some hundred thousand symbols of some ten bytes.
-_MOST_BYTES = 64 * 2**20
+_MOST_LINES_SHOWN = 5
 _LINE_FORMAT = "a line is 'symbol count', with ' #fairseq:overwrite' behind it where a symbol is repeated on purpose"
 
 
@@ -44,7 +44,7 @@ class Dictionary:
 
 
 def parse_dictionary(text: str, origin: str) -> Dictionary:
-    """Reads a ``dict.txt`` as ``Dictionary.add_from_file`` does.
+    """Read a ``dict.txt`` as ``Dictionary.add_from_file`` does.
 
     Args:
         text: the file's text, line ends as they are in the file.
@@ -55,8 +55,10 @@ def parse_dictionary(text: str, origin: str) -> Dictionary:
     """
     symbols = list(SPECIAL_SYMBOLS)
     known = set(symbols)
-    problems = []
+    problems: list[str] = []
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        if len(problems) > _MOST_LINES_SHOWN or len(symbols) > LIMITS["symbols"].most:
+            break
         parsed = _parse_line(line)
         if parsed is None:
             problems.append(f"{origin}, line {number}: {_shown(line)} is not a symbol and a count")
@@ -67,10 +69,16 @@ def parse_dictionary(text: str, origin: str) -> Dictionary:
         symbols.append(symbol)
         known.add(symbol)
     if problems:
+        more = ["and other lines"] if len(problems) > _MOST_LINES_SHOWN else []
         raise DictionaryError(
-            _first(problems), advice=f"Give the dictionary that fairseq trained with: {_LINE_FORMAT}."
+            [*problems[:_MOST_LINES_SHOWN], *more],
+            advice=f"Give the dictionary that fairseq trained with: {_LINE_FORMAT}.",
         )
-    return Dictionary(tuple(symbols), origin)
+    return _bounded(symbols, origin)
+
+
+def _shown(line: str) -> str:
+    return shown(line[:100].rstrip("\r\n"), 40)
 
 
 def _parse_line(line: str) -> tuple[str, bool] | None:
@@ -88,33 +96,68 @@ def _parse_line(line: str) -> tuple[str, bool] | None:
     return symbol, overwrite
 
 
-def _shown(text: str) -> str:
-    text = text.rstrip("\r\n")
-    return repr(text if len(text) <= 40 else text[:37] + "...")
+def dictionary_of_symbols(symbols: Sequence[object] | None, origin: str) -> Dictionary:
+    """Return the dictionary with these symbols, as a checkpoint carries them.
+
+    Args:
+        symbols: the list; None where there is none.
+        origin: what to call it in errors.
+
+    Raises:
+        DictionaryError: it is no list of texts, doesn't begin as fairseq's do, or is larger than any.
+    """
+    texts = [symbol for symbol in symbols or () if type(symbol) is str and not _SURROGATE.search(symbol)]
+    if symbols is None or len(texts) != len(symbols):
+        raise DictionaryError(
+            f"{origin} has no list of symbols, each a text in Unicode", advice="Give the dictionary with --dict."
+        )
+    if tuple(texts[: len(SPECIAL_SYMBOLS)]) != SPECIAL_SYMBOLS:
+        found = ", ".join(shown(symbol, 40) for symbol in texts[:4])
+        raise DictionaryError(
+            f"{origin} begins with {found or 'nothing'}, not with {', '.join(SPECIAL_SYMBOLS)}",
+            advice="w2vc reads fairseq's own kind of dictionary only; give it with --dict if there is one.",
+        )
+    return _bounded(texts, origin)
 
 
-def _first(problems: Sequence[str], most: int = 5) -> list[str]:
-    left_out = len(problems) - most
-    return [*problems[:most], f"and {left_out} lines more"] if left_out > 0 else list(problems)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _bounded(symbols: Sequence[str], origin: str) -> Dictionary:
+    """Return the dictionary, once it has been found to be no larger than any real one."""
+    found = {
+        "symbols": len(symbols),
+        "symbol": max(map(len, symbols)),
+        "repeated symbols": len(symbols) - len(set(symbols)),
+    }
+    problems = [
+        f"{origin} has {count} {LIMITS[name].what}, more than {LIMITS[name].most}"
+        for name, count in found.items()
+        if count > LIMITS[name].most
+    ]
+    if problems:
+        raise DictionaryError(problems, advice="Give the dictionary that fairseq trained with.")
+    return Dictionary(tuple(symbols), origin)
 
 
 def read_dictionary(path: Path) -> Dictionary:
-    """Reads a ``dict.txt`` file.
+    """Read a ``dict.txt`` file.
 
     Raises:
         UsageError: the file can't be read.
         DictionaryError: it is not UTF-8, or not a dictionary.
     """
+    most = LIMITS["dictionary bytes"].most
     try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+        with open_regular(path) as file:
+            data = read_up_to(file, most + 1)
     except OSError as error:
         raise UsageError(
             f"the dictionary {path} can't be read: {error.strerror}", advice="Give a dict.txt file, or its folder."
         ) from error
-    if len(data) > _MOST_BYTES:
+    if len(data) > most:
         raise DictionaryError(
-            f"the dictionary {path} is larger than {_MOST_BYTES // 2**20} MiB", advice="Is it a dictionary at all?"
+            f"the dictionary {path} is larger than {most // 2**20} MiB", advice="Is it a dictionary at all?"
         )
     try:
         return parse_dictionary(data.decode("utf-8"), str(path))
@@ -126,7 +169,7 @@ def read_dictionary(path: Path) -> Dictionary:
 
 
 def dictionary_file(place: Path, labels: str | None) -> Path:
-    """The file that ``--dict`` means: itself, or in a folder ``dict.<labels>.txt`` or the only ``dict.*.txt``.
+    """Return the file that ``--dict`` means: itself, or in a folder ``dict.<labels>.txt`` or the only ``dict.*.txt``.
 
     Raises:
         UsageError: the folder has no such file, or several.
@@ -146,7 +189,7 @@ def dictionary_file(place: Path, labels: str | None) -> Path:
 
 
 def dictionary_beside(checkpoint: Path, labels: str | None) -> Path | None:
-    """``dict.<labels>.txt`` in the checkpoint's folder, if any (``AudioFinetuningTask.load_target_dictionary``)."""
+    """Return ``dict.<labels>.txt`` beside the checkpoint, if any (``AudioFinetuningTask.load_target_dictionary``)."""
     if labels is None or not _safe(labels):
         return None
     beside = checkpoint.parent / f"dict.{labels}.txt"
@@ -159,7 +202,7 @@ def _safe(labels: str) -> bool:
 
 
 def agreed(found: Iterable[Dictionary]) -> Dictionary | None:
-    """The first of several dictionaries, once all of them have been found to be the same.
+    """Return the first of several dictionaries, once all of them have been found to be the same.
 
     Raises:
         DictionaryError: two of them differ; shows where.
@@ -175,26 +218,15 @@ def agreed(found: Iterable[Dictionary]) -> Dictionary | None:
 
 
 def _difference(left: Dictionary, right: Dictionary) -> str:
-    unequal = [
-        (left.symbols[a:b], right.symbols[c:d], a)
-        for tag, a, b, c, d in _opcodes(left.symbols, right.symbols)
-        if tag != "equal"
-    ]
-    shown = "; ".join(f"at {at} {_some(ours)} against {_some(theirs)}" for ours, theirs, at in unequal[:3])
-    more = f"; and {len(unequal) - 3} differences more" if len(unequal) > 3 else ""
-    return (
-        f"{left.origin} has {len(left)} symbols, {right.origin} has {len(right)}: {shown}{more}"
-        if shown
-        else f"{left.origin} and {right.origin}"
-    )
-
-
-def _opcodes(left: Sequence[str], right: Sequence[str]) -> Sequence[tuple[str, int, int, int, int]]:
-    if len(left) + len(right) > 5000:  # difflib takes quadratic time
-        at = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
-        return [("replace", at, min(at + 3, len(left)), at, min(at + 3, len(right)))]
-    return list(difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes())
+    """What stands between the symbols that both begin with and those that both end with: one pass, however long."""
+    ours, theirs = left.symbols, right.symbols
+    shorter = min(len(ours), len(theirs))
+    start = next((at for at in range(shorter) if ours[at] != theirs[at]), shorter)
+    left_over = shorter - start
+    same = next((at for at in range(left_over) if ours[-1 - at] != theirs[-1 - at]), left_over)
+    between = f"{_some(ours[start : len(ours) - same])} against {_some(theirs[start : len(theirs) - same])}"
+    return f"{left.origin} has {len(left)} symbols, {right.origin} has {len(right)}: from index {start} {between}"
 
 
 def _some(symbols: Sequence[str]) -> str:
-    return " ".join(_shown(symbol) for symbol in symbols[:5]) + (" ..." if len(symbols) > 5 else "") or "nothing"
+    return " ".join(shown(symbol, 40) for symbol in symbols[:5]) + (" ..." if len(symbols) > 5 else "") or "nothing"

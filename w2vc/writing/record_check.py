@@ -20,13 +20,6 @@ from w2vc.reading.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor
 from w2vc.writing.crc32 import Crc32
 from w2vc.writing.kernel_copy import read_into
 
-# torch/storage.py, _dtype_to_storage_type_map: the types whose values may be other than finite.
-_DTYPES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-}
 # The bits of the exponent, in an unsigned integer as wide as the type.
 _EXPONENTS = {
     "float64": ("<u8", 0x7FF0000000000000),
@@ -47,8 +40,8 @@ class RecordCheck:
         self._source = -1
         self._thread: threading.Thread | None = None
         self._waiting: deque[tuple[Record, str]] = deque()
-        self._known: set[Record] = set()
-        self._wrong: list[Record] = []
+        self._known: set[tuple[Record, str]] = set()
+        self._wrong: dict[Record, None] = {}
         self._not_finite: dict[Record, int] = {}
         self._failure: BaseException | None = None
 
@@ -70,8 +63,8 @@ class RecordCheck:
     def begin(self, file: BinaryIO, archive: Archive) -> None:
         """Begins with the records under ``model``, in a thread."""
         self._source = os.dup(file.fileno())
-        for storage in archive.program.model_storages:
-            self._add(archive.records[f"data/{storage.key}"], _DTYPES.get(storage.storage_type, ""))
+        for tensor in archive.program.model_tensors:
+            self._add(archive.records[f"data/{tensor.storage.key}"], tensor.dtype)
         self._thread = threading.Thread(target=self.work, name="checksums", daemon=True)
         self._thread.start()
 
@@ -96,7 +89,8 @@ class RecordCheck:
             for tensor in (move.source, *move.equals):
                 users.setdefault(tensor.storage, []).append(tensor)
         for record, tensors in users.items():
-            self._add(record, tensors[0].dtype)
+            for dtype in sorted({tensor.dtype for tensor in tensors}):
+                self._add(record, dtype)
         self.work()
         if self._thread is not None:
             self._thread.join()
@@ -115,8 +109,9 @@ class RecordCheck:
         return dict(sorted(found.items())), sum(record.crc32 is not None for record in users)
 
     def _add(self, record: Record, dtype: str) -> None:
-        if record not in self._known:
-            self._known.add(record)
+        # What a value is says the tensor, not the storage: an untyped one holds any.
+        if (record, dtype) not in self._known:
+            self._known.add((record, dtype))
             self._waiting.append((record, dtype))
 
     def work(self) -> None:
@@ -140,14 +135,14 @@ class RecordCheck:
         while done < record.size:
             piece = crc32.room(record.size - done)
             read_into(self._source, piece, record.offset + done)
-            if dtype in _EXPONENTS and len(piece) % ITEM_BYTES[dtype] == 0:
-                count += _not_finite(piece, dtype)
+            if dtype in _EXPONENTS:
+                count += _not_finite(piece[: len(piece) - len(piece) % ITEM_BYTES[dtype]], dtype)
             crc32.add(piece)
             done += len(piece)
         if record.crc32 is not None and crc32.value != record.crc32:
-            self._wrong.append(record)
+            self._wrong[record] = None
         if count:
-            self._not_finite[record] = count
+            self._not_finite[record] = self._not_finite.get(record, 0) + count
 
 
 def _not_finite(piece: memoryview, dtype: str) -> int:

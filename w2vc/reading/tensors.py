@@ -1,0 +1,164 @@
+"""A checkpoint's tensors: where their bytes lie, and which of them a state dict may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from w2vc.errors import DamagedError, shown
+from w2vc.reading.budget import LIMITS
+from w2vc.reading.nodes import Node
+from w2vc.reading.record import Record
+from w2vc.reading.source import GET_AGAIN
+from w2vc.reading.storages import TensorUse
+from w2vc.reading.values import Globals, described, fields
+
+ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1}
+ITEM_BYTES |= {"uint8": 1, "bool": 1}
+"""Bytes per element of the dtypes that a checkpoint's tensors may have."""
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """One tensor of the checkpoint, and where its bytes lie.
+
+    Attributes:
+        name: fairseq's full name.
+        shape: its sizes, outermost first.
+        stride: its strides, in elements.
+        dtype: torch's name without ``torch.``.
+        storage: the record that holds its storage.
+        offset: of its first element, in bytes from the beginning of the record.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: str
+    storage: Record
+    offset: int
+
+    @property
+    def elements(self) -> int:
+        """How many elements it has."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        return self.elements * ITEM_BYTES[self.dtype]
+
+    @property
+    def span(self) -> int:
+        """Bytes from its first element to behind its last one, strides included."""
+        if self.elements == 0:
+            return 0
+        reach = sum((size - 1) * stride for size, stride in zip(self.shape, self.stride, strict=True))
+        return (reach + 1) * ITEM_BYTES[self.dtype]
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether its elements lie one after the other, in the order of its axes."""
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
+            if size != 1 and stride != expected:
+                return self.elements == 0
+            expected *= size
+        return True
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """The tensors of a state dict.
+
+    Attributes:
+        tensors: all of them, by full name in the file's order; those of a group are named ``GROUP.NAME``.
+        groups: those that lie in a dict of their own within the state dict (data2vec's ``_ema``), by the dict's name
+            and their names in it.
+    """
+
+    tensors: Mapping[str, SourceTensor]
+    groups: Mapping[str, Mapping[str, SourceTensor]]
+
+
+def read_state_dict(
+    model: Mapping[str, Any], keys: int, globals_: Globals, records: Mapping[str, Record], what: str, path: Path
+) -> StateDict:
+    """Return a state dict's tensors.
+
+    Args:
+        model: its values by name.
+        keys: how many keys it has, whether texts or not.
+        globals_: how the pickle uses the globals that made them.
+        records: the file's, by name.
+        what: the state dict, for messages: ``model``.
+        path: of the file, for messages.
+
+    Raises:
+        DamagedError: something in it is no tensor, or not one that w2vc reads.
+    """
+    reading = _Reading(globals_, records, f"{path}: {what}")
+    for name, value in model.items():
+        inner = fields(value, globals_)
+        if inner is None:
+            reading.add(name, value)
+        else:
+            reading.add_group(name, inner)
+    if keys != len(model):
+        reading.problems.append(f"{path}: {what} has a key that is no text: it has a name that no tensor has")
+    if reading.problems:
+        raise DamagedError(reading.problems, advice=GET_AGAIN)
+    return StateDict(reading.tensors, reading.groups)
+
+
+class _Reading:
+    def __init__(self, globals_: Globals, records: Mapping[str, Record], what: str) -> None:
+        self.tensors: dict[str, SourceTensor] = {}
+        self.groups: dict[str, dict[str, SourceTensor]] = {}
+        self.problems: list[str] = []
+        self._globals = globals_
+        self._records = records
+        self._what = what
+
+    def add_group(self, group: str, inner: Mapping[str, Any]) -> None:
+        self.groups[group] = {}
+        for name, value in inner.items():
+            found = self.add(f"{group[: LIMITS['tensor name'].most]}.{name}", value)
+            if found is not None:
+                self.groups[group][name] = found
+
+    def add(self, name: str, value: object) -> SourceTensor | None:
+        problem = _wrong_name(name) or ("is there twice" if name in self.tensors else "")
+        found = problem or _tensor(name, value, self._records)
+        if isinstance(found, str):
+            self.problems.append(f"{self._what}[{shown(name, 80)}] {found}")
+            return None
+        self.tensors[name] = found
+        return found
+
+
+def _wrong_name(name: str) -> str:
+    if not 0 < len(name) <= LIMITS["tensor name"].most or not name.isprintable():
+        return "has a name that no tensor has"
+    return "has the name that safetensors keeps for itself" if name == "__metadata__" else ""
+
+
+def _tensor(name: str, value: object, records: Mapping[str, Record]) -> SourceTensor | str:
+    """The tensor, or what is wrong with it."""
+    use = value.fact if type(value) is Node else None
+    if type(use) is not TensorUse:
+        return f"is {described(value)}, not a tensor"
+    if use.dtype not in ITEM_BYTES:
+        return f"is of a kind that w2vc doesn't read ({use.dtype})"
+    record = records[f"data/{use.storage.key}"]
+    tensor = SourceTensor(name, use.size, use.stride, use.dtype, record, use.offset * ITEM_BYTES[use.dtype])
+    if tensor.offset + tensor.span > record.size:
+        return f"reaches beyond its storage of {record.size} bytes"
+    if tensor.nbytes > record.size:
+        return f"repeats {record.size} bytes to {tensor.nbytes}"
+    return tensor
