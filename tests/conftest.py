@@ -25,7 +25,6 @@ REFUSED = {
     "deep_quantizer_pretraining",
     "espnet_absolute_pretraining",
     "hubert_conformer",
-    "post_norm_ctc",
     "quantized_input_pretraining",
     "target_glu_pretraining",
     "unquantized_targets_pretraining",
@@ -73,6 +72,26 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         return outputs[name]
 
     return output
+
+
+@pytest.fixture
+def saved_without() -> Callable[[str, str, Path], Path]:
+    """Saves a fixture's checkpoint again without one of its tensors."""
+
+    def save(name: str, missing: str, path: Path) -> Path:
+        import torch
+
+        from w2vc.reading.checkpoint import read_checkpoint
+
+        assert missing in read_checkpoint(checkpoint(name)).tensors
+        dictionary = type("Dictionary", (), {})
+        with torch.serialization.safe_globals([(dictionary, "fairseq.data.dictionary.Dictionary")]):
+            saved = torch.load(checkpoint(name), weights_only=True)
+        model = {key: tensor for key, tensor in saved["model"].items() if key != missing}
+        torch.save({"cfg": saved["cfg"], "model": model}, path)
+        return path
+
+    return save
 
 
 @pytest.fixture(scope="session")

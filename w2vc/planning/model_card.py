@@ -83,6 +83,7 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         f"- input: {description.sample_rate:,} Hz mono, {audio}",
         f"- fingerprint of the source: `{checkpoint.archive.fingerprint}`",
         "",
+        *_good_to_know(description),
         "Run in this directory:",
         "",
         "```python",
@@ -91,6 +92,11 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         "",
     ]
     return "\n".join(lines).encode()
+
+
+def _good_to_know(description: Description) -> list[str]:
+    notes = description.family.notes(description.facts)
+    return ["Good to know:", "", *(f"- {note}" for note in notes), ""] if notes else []
 
 
 def _encoder(description: Description) -> str:

@@ -202,19 +202,25 @@ def compare_outputs(
             errors[name] = max(errors.get(name, 0.0), relative_error(theirs, ours))
         if "logits" in expected and run.padding_mask is None:
             ids.append(likeliest(expected["logits"], found.get("logits")))
-    return Compared(
-        tuple(Stage(name, error, _bound(name, plan, bound)) for name, error in errors.items()), tuple(ids), near_ties
-    )
+    bounds = _bounds(stages, plan, bound)
+    return Compared(tuple(Stage(name, error, bounds[name]) for name, error in errors.items()), tuple(ids), near_ties)
 
 
-def _bound(stage: str, plan: Plan, bound: float) -> float:
-    """A blank weight is folded into the head before its rounding, and added after it in the reference."""
+def _bounds(stages: StageMap, plan: Plan, bound: float) -> dict[str, float]:
+    """Return each stage's bound.
+
+    What the plan changes in a tensor is changed before its rounding, while the reference computes with the rounded
+    tensor and changes that: from there on the two are a rounding apart, where there is one.
+    """
     import torch
 
-    folded = any(move.first_row is not None for move in plan.moves)
-    if stage == "logits" and folded and plan.dtype != "float32":
-        return max(bound, float(torch.finfo(getattr(torch, plan.dtype)).eps))
-    return bound
+    edited = [move.target for move in plan.moves if move.edit is not None]
+    rounding = 0.0 if plan.dtype == "float32" else float(torch.finfo(getattr(torch, plan.dtype)).eps)
+    bounds, widened = {}, False
+    for tap in stages.taps:
+        widened = widened or any(f"{tap.module}." in target for target in edited)
+        bounds[tap.stage] = max(bound, rounding) if widened else bound
+    return bounds | dict.fromkeys(stages.heads, max(bound, rounding) if edited else bound)
 
 
 def _compared_frames(
@@ -329,7 +335,8 @@ def leave_out_near_ties(
     """Take the frames out of the quantized states in which a rounding decided for another entry; return how many.
 
     Args:
-        expected, found: the stages of both sides, both changed.
+        expected: the stages of the reference; changed.
+        found: those of transformers; changed.
         indices: the reference's entry of each frame and group, (B, frames, groups).
         name: of the quantized states.
     """

@@ -1,6 +1,6 @@
 """Every tensor of an output against the checkpoint: bit for bit, or by the transformation that the plan declares.
 
-The checkpoint's tensors are those that ``torch.load`` gives, so that a mistake in where w2vc believes them to lie shows.
+The checkpoint's tensors are those that ``torch.load`` gives, so that a mistake in where w2vc looks for them shows.
 Both sides are looked at in bounded pieces. A tensor that differs is read again, to say where and what it holds instead.
 """
 
@@ -193,8 +193,8 @@ class _Comparison:
         if not records or None in records:
             return False
         checksum = 0
-        for piece in storage.split(2**20):
-            checksum = zlib.crc32(piece.numpy(), checksum)
+        for start in range(0, len(storage), 2**20):
+            checksum = zlib.crc32(storage[start : start + 2**20].numpy(), checksum)
         return checksum not in records
 
     def _how_many(self, tensor: Move | Make, entry: Entry) -> str:
@@ -253,11 +253,10 @@ def expected_pieces(sources: Mapping[str, Tensor], tensor: Move | Make) -> Itera
     if isinstance(tensor, Make):
         yield from (piece.to(dtype) for piece in _made(tensor))
         return
-    start = 0
     # A tensor whose elements don't lie one after the other is copied whole.
-    for piece in sources[tensor.source.name].reshape(-1).split(PIECE_ELEMENTS):
-        yield _edited(piece, tensor, start).to(dtype)
-        start += len(piece)
+    flat = sources[tensor.source.name].reshape(-1)
+    for start in range(0, len(flat), PIECE_ELEMENTS):
+        yield _edited(flat[start : start + PIECE_ELEMENTS], tensor, start).to(dtype)
 
 
 def _edited(piece: Tensor, tensor: Move, start: int) -> Tensor:

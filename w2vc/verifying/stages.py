@@ -99,9 +99,9 @@ _HEADS = {"ctc": ("logits",), "pretraining": ("projected_states", "projected_qua
 
 def stage_map(description: Description, plan: Plan) -> StageMap:
     """Return the stages of a model that was converted by this plan."""
-    facts = description.facts
+    layers, norm_after = description.facts["encoder_layers"], description.facts["layer_norm_first"]
     return StageMap(
-        taps=encoder_taps(facts["encoder_layers"], norm_after=facts["layer_norm_first"]),
+        taps=encoder_taps(layers, norm_after=norm_after, made_layer=plan.config["num_hidden_layers"] != layers),
         heads=_HEADS.get(plan.head, ()),
         scores="quantizer.weight_proj" if plan.head == "pretraining" else None,
         model_name="wav2vec_ctc" if description.own_head == "ctc" else "wav2vec2",

@@ -36,7 +36,7 @@ def quiet_transformers() -> Iterator[Any]:
 
 
 def _enter() -> None:
-    global _users  # noqa: PLW0603 - the settings are the process's, and so is their count
+    global _users
     with _LOCK:
         if _users == 0:
             with ExitStack() as settings:
@@ -47,7 +47,7 @@ def _enter() -> None:
 
 
 def _leave() -> None:
-    global _users  # noqa: PLW0603 - as above
+    global _users
     with _LOCK:
         _users -= 1
         if _users == 0:

@@ -6,6 +6,7 @@ values looked at; transformers' own classes, slow to import, load meanwhile.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2vc.errors import DamagedError, InconsistentError
-from w2vc.families.family import FirstRow
+from w2vc.families.family import Edit, FirstRow, Scale
 from w2vc.planning.plan import Make, Move, Plan, different
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor, identity_of
@@ -142,7 +143,7 @@ def _written_pieces(source: int, target: int, tensor: Move | Make, place: int) -
             yield from copy_range(source, start, target, place, tensor.source.nbytes)
             return
     for piece in (
-        _made(tensor) if isinstance(tensor, Make) else _pieces(source, tensor.source, tensor.dtype, tensor.first_row)
+        _made(tensor) if isinstance(tensor, Make) else _pieces(source, tensor.source, tensor.dtype, tensor.edit)
     ):
         write_at(target, piece, place)
         place += len(piece)
@@ -150,7 +151,7 @@ def _written_pieces(source: int, target: int, tensor: Move | Make, place: int) -
 
 
 def _as_it_is(tensor: Move) -> bool:
-    return tensor.dtype == tensor.source.dtype and tensor.source.is_contiguous and tensor.first_row is None
+    return tensor.dtype == tensor.source.dtype and tensor.source.is_contiguous and tensor.edit is None
 
 
 def _read_exactly(source: int, start: int, count: int) -> bytearray:
@@ -173,19 +174,28 @@ def _bytes_of(source: int, tensor: SourceTensor) -> bytes:
     return b"".join(bytes(piece) for piece in _pieces(source, tensor, tensor.dtype, None))
 
 
-def _pieces(source: int, tensor: SourceTensor, dtype: str, first_row: FirstRow | None) -> Iterator[bytes]:
-    """A tensor's elements in order, cast to ``dtype``, a bounded number of rows at a time."""
+def _pieces(source: int, tensor: SourceTensor, dtype: str, edit: Edit | None) -> Iterator[bytes]:
+    """Give a tensor's elements in order, edited and cast to ``dtype``, a bounded number of rows at a time."""
     import torch
 
+    kind = getattr(torch, dtype)
     first = True
     for values in _rows(source, tensor):
-        if first and first_row is not None and values.numel():
-            # In double precision, so that the sum is rounded once.
-            row = values.to(torch.float64) if values.dim() else values.to(torch.float64).reshape(1)
-            row[0] = row[0] + first_row.value if first_row.mode == "add" else first_row.value
-            values = torch.cat([row[:1].to(getattr(torch, dtype)), values[1:].to(getattr(torch, dtype))])
+        if isinstance(edit, Scale):
+            values = values.to(torch.float64) * edit.factor
+        elif isinstance(edit, FirstRow) and first and values.numel():
+            values = _with_first_row(values, edit, kind)
         first = False
-        yield _as_bytes(values.to(getattr(torch, dtype)))
+        yield _as_bytes(values.to(kind))
+
+
+def _with_first_row(values: torch.Tensor, edit: FirstRow, kind: torch.dtype) -> torch.Tensor:
+    """Change row 0 in double precision, so that the sum is rounded once."""
+    import torch
+
+    row = values.to(torch.float64) if values.dim() else values.to(torch.float64).reshape(1)
+    row[0] = row[0] + edit.value if edit.mode == "add" else edit.value
+    return torch.cat([row[:1].to(kind), values[1:].to(kind)])
 
 
 def _as_bytes(values: torch.Tensor) -> bytes:
@@ -227,8 +237,12 @@ def _made(tensor: Make) -> Iterator[bytes]:
             values[row] = 1
             yield _as_bytes(values)
     else:
-        fill = 1 if tensor.content == "ones" else 0
-        yield _as_bytes(torch.full(tensor.shape, fill, dtype=dtype).reshape(-1))
+        fill = {"zeros": 0.0, "ones": 1.0, "constant": tensor.value}[tensor.content]
+        left = math.prod(tensor.shape)
+        while left:
+            count = min(left, _PIECE // ITEM_BYTES[tensor.dtype])
+            yield _as_bytes(torch.full((count,), fill, dtype=dtype))
+            left -= count
 
 
 def _open_with_library(path: Path, plan: Plan) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from w2vc.families.conformer import measures
+from w2vc.families.conformer import measures, post_norm
 from w2vc.families.conformer.keys import KEYS
-from w2vc.families.conformer.names import NAMES
-from w2vc.families.conformer.tensors import TARGET, derived, fillings
+from w2vc.families.conformer.names import names
+from w2vc.families.conformer.tensors import TARGET, derived, edits, fillings
 from w2vc.families.family import Evidence, Facts, Family
 from w2vc.families.shared import checks
 from w2vc.families.shared import measures as shared_measures
-from w2vc.families.shared import tensors as shared_tensors
 
 _POSITIONS: Mapping[measures.Attention, str] = {
     "relative": "relative positions",
@@ -27,7 +26,8 @@ def _recognises(evidence: Evidence) -> bool:
 
 
 def _summary(facts: Facts) -> str:
-    return f"{_POSITIONS[facts['attention']]}, depthwise kernel {facts['depthwise_conv_kernel_size']}"
+    norm = "post-norm, " if post_norm.is_post_norm(facts) else ""
+    return f"{norm}{_POSITIONS[facts['attention']]}, depthwise kernel {facts['depthwise_conv_kernel_size']}"
 
 
 def _reference(*arguments: Any) -> Any:
@@ -45,11 +45,11 @@ FAMILY = Family(
     checks=checks.EVERY,
     refusals=lambda _: (),
     target=lambda _: TARGET,
-    names=lambda _: NAMES,
+    names=names,
     fillings=fillings,
-    edits=shared_tensors.blank_weight,
+    edits=edits,
     derived=derived,
-    notes=lambda _: (),
+    notes=lambda facts: post_norm.notes(facts) if post_norm.is_post_norm(facts) else (),
     encoder_summary=_summary,
     card_summary=lambda facts: _POSITIONS[facts["attention"]],
     traits=lambda facts: {"position_embeddings": facts["attention"]},

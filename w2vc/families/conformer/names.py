@@ -6,7 +6,10 @@ Sources: ``fairseq/modules/conformer_layer.py``, ``fairseq/modules/espnet_multih
 
 from __future__ import annotations
 
-from w2vc.families.family import Name
+import functools
+
+from w2vc.families.conformer import post_norm
+from w2vc.families.family import Facts, Name
 from w2vc.families.shared import names as shared
 
 _NOT_USED = "not used in a conformer's forward, and transformers has a single block for it"
@@ -53,3 +56,13 @@ NAMES: tuple[Name, ...] = (
     *shared.PRETRAINING,
     *shared.CTC,
 )
+
+
+@functools.cache
+def _post_norm(layers: int) -> tuple[Name, ...]:
+    return post_norm.names({"encoder_layers": layers}, NAMES)
+
+
+def names(facts: Facts) -> tuple[Name, ...]:
+    """Return the table of names for a model."""
+    return _post_norm(facts["encoder_layers"]) if post_norm.is_post_norm(facts) else NAMES

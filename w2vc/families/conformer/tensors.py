@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from w2vc.families.family import Facts, Filling, Target, TargetTensor
+from w2vc.families.conformer import post_norm
+from w2vc.families.family import Edit, Facts, Filling, Target, TargetTensor
 from w2vc.families.shared import tensors as shared
 from w2vc.families.shared.tensors import Config, weight_and_bias
 from w2vc.reading.domains import probability, size
@@ -104,6 +105,7 @@ def fillings(facts: Facts) -> tuple[Filling, ...]:
     )
     return (
         *shared.identity_projection(facts),
+        *(post_norm.fillings(facts) if post_norm.is_post_norm(facts) else ()),
         *(() if facts["has_pos_conv_v"] else deep),
         Filling("encoder.layers.{layer}.conv_module.batch_norm.num_batches_tracked", "zeros", _NO_COUNT),
     )
@@ -115,4 +117,10 @@ def derived(facts: Facts) -> Mapping[str, object]:
     return {
         "position_embeddings_type": None if attention == "plain" else attention,
         "vocab_size": facts["vocabulary"],
+        **(post_norm.derived(facts) if post_norm.is_post_norm(facts) else {}),
     }
+
+
+def edits(facts: Facts) -> Mapping[str, Edit]:
+    """Give the changes to tensors on their way."""
+    return {**shared.blank_weight(facts), **(post_norm.edits() if post_norm.is_post_norm(facts) else {})}
