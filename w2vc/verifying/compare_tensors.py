@@ -194,7 +194,8 @@ class _Comparison:
             return False
         checksum = 0
         for start in range(0, len(storage), 2**20):
-            checksum = zlib.crc32(storage[start : start + 2**20].numpy(), checksum)
+            piece: NDArray[np.uint8] = storage[start : start + 2**20].numpy()
+            checksum = zlib.crc32(piece.data, checksum)
         return checksum not in records
 
     def _how_many(self, tensor: Move | Make, entry: Entry) -> str:

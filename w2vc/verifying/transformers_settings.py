@@ -58,7 +58,7 @@ def _leave() -> None:
 def _offline() -> Iterator[None]:
     """Set the variable before anything reads it, and what was made of it before that."""
     variable = os.environ.get(_OFFLINE)
-    before = {module: getattr(sys.modules[module], name) for module, name in _KEPT if module in sys.modules}
+    before = {module: getattr(sys.modules[module], name) for module, name in _KEPT if _is_kept(module, name)}
     os.environ[_OFFLINE] = "1"
     _keep(dict.fromkeys(before, True))
     try:
@@ -73,9 +73,13 @@ def _offline() -> Iterator[None]:
         _keep({**dict.fromkeys((module for module, _ in _KEPT), wanted.upper() in _TRUE), **before})
 
 
+def _is_kept(module: str, name: str) -> bool:
+    return hasattr(sys.modules.get(module), name)
+
+
 def _keep(values: dict[str, bool]) -> None:
     for module, name in _KEPT:
-        if module in values and hasattr(sys.modules.get(module), name):
+        if module in values and _is_kept(module, name):
             setattr(sys.modules[module], name, values[module])
 
 
