@@ -138,8 +138,10 @@ def read_checkpoint(
         identity = identity_of(file.fileno())
         if passed is not None:
             passed(file, archive)
+        # What this refuses needs no torch.
+        found = _Saved(archive).checkpoint(identity, ema=ema)
         confirm_with_torch(file, archive)
-    return _Saved(archive).checkpoint(identity, ema=ema)
+    return found
 
 
 class _Saved:

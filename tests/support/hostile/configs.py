@@ -44,11 +44,11 @@ def resolver_in_place_of_the_architecture() -> bytes:
     return changed_cfg(lambda cfg: cfg["model"].update(w2v_args="${oc.create:{model:{}}}"))
 
 
-@hostile("code execution", 4, "post_process")
+@hostile("code execution", 4, "zero_infinity")
 def resolver_at_the_end_of_an_interpolation() -> bytes:
     def change(cfg: dict[str, Any]) -> None:
         cfg["common"]["wandb_project"] = f"x${{oc.env:{SECRET_NAME}}}"
-        cfg["criterion"]["post_process"] = "${common.wandb_project}"
+        cfg["criterion"]["zero_infinity"] = "${common.wandb_project}"
 
     return changed_cfg(change)
 
