@@ -27,6 +27,7 @@ class Stranger:
 
 _HUBERT = ("hubert", "hubert_ctc")
 _READY = "transformers has a class of its own for it, and the authors' models are published for that."
+_CONTENTVEC = "ContentVec's own training checkpoint, with layers that depend on the speaker"
 _LEGACY = (
     "Give the legacy file of the same training, like checkpoint_best_legacy_500.pt: it is a plain HuBERT and converts."
 )
@@ -53,7 +54,7 @@ _NAMED: tuple[Stranger, ...] = (
 """Those that the cfg names; no family may take them."""
 
 _TOLD_BY_TENSORS: tuple[Stranger, ...] = (
-    Stranger("ContentVec's own training checkpoint, with layers that depend on the speaker", (), "weight_ln.", _LEGACY),
+    Stranger(_CONTENTVEC, tensor="weight_ln.", advice=_LEGACY),
     Stranger("WavLM", tensor=".grep_linear.", advice=_READY),
     Stranger("UniSpeech-SAT", tensor="layer_norm_for_extract.", advice=_READY),
     Stranger("UniSpeech-SAT", tensor="spk_proj.", advice=_READY),
