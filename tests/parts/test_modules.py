@@ -20,7 +20,7 @@ MODULES = {
 """Path of each module by its name below ``w2vc``."""
 
 ORDER = (
-    *("version", "errors", "options", "reading", "families", "planning", "writing", "verifying", "report"),
+    *("version", "errors", "paths", "options", "reading", "families", "planning", "writing", "verifying", "report"),
     *("conversion", "batching", "command"),
 )
 """Folders and single modules, from the end that reads to the end that prints: each imports only earlier ones."""

@@ -14,7 +14,11 @@ from pathlib import Path
 
 from w2vc.errors import InconsistentError, UsageError
 from w2vc.families.conformer.architecture import Architecture
+from w2vc.paths import read_small_file
 from w2vc.reading.cfg import short
+
+# The largest real ones, with labels of their own, have some hundred kilobytes.
+_CONFIG_BYTES = 2**22
 
 FREE = frozenset(
     {
@@ -56,14 +60,11 @@ def read_config(path: Path) -> dict[str, object]:
     Raises:
         UsageError: it can't be read, or is not the config of a wav2vec2-conformer.
     """
+    advice = "Give a config.json with --config."
     try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError(
-            f"{path} can't be read: {error.strerror}", advice="Give a config.json with --config."
-        ) from error
+        values = json.loads(read_small_file(path, "config", _CONFIG_BYTES, advice))
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {error}", advice="Give a config.json with --config.") from error
+        raise UsageError(f"{path} is not JSON: {error}", advice=advice) from error
     kind = values.get("model_type", "wav2vec2-conformer") if isinstance(values, dict) else None
     if kind != "wav2vec2-conformer":
         raise UsageError(

@@ -7,18 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from w2vc.errors import UsageError
 from w2vc.families.conformer.architecture import Architecture, describe
 from w2vc.options import Options
 from w2vc.planning.model_card import model_card
 from w2vc.planning.overrides import read_config
-from w2vc.planning.plan import Dtype, Plan, chosen_head, make_plan
+from w2vc.planning.plan import Plan, chosen_head, make_plan
 from w2vc.planning.provenance import Record, make_record
 from w2vc.reading.archive import Archive
 from w2vc.reading.checkpoint import Checkpoint, read_checkpoint
 from w2vc.reading.dictionary import Dictionary, agreed, dictionary_beside, dictionary_file, read_dictionary
-
-_DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16", "keep")
 
 
 @dataclass(frozen=True)
@@ -48,22 +45,18 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
         options: how to convert.
         passed: called when the gate has let the file pass, before torch is imported.
     """
-    if options.dtype not in _DTYPES:
-        raise UsageError(f"--dtype is {options.dtype}", advice=f"Give one of {', '.join(_DTYPES)}.")
     checkpoint = read_checkpoint(path, ema=options.ema, passed=passed)
     architecture = describe(checkpoint)
     head = chosen_head(architecture, options.head)
     dictionary = find_dictionary(checkpoint, architecture, options.dictionary) if head == "ctc" else None
-    dtype = next(dtype for dtype in _DTYPES if dtype == options.dtype)
     given = None if options.config is None else read_config(options.config)
-    plan = make_plan(checkpoint, architecture, dictionary, head, dtype, given)
+    plan = make_plan(checkpoint, architecture, dictionary, head, options.dtype, given)
     if options.card:
         plan = replace(plan, files={**plan.files, "README.md": model_card(checkpoint, architecture, plan)})
     provenance = make_record(
         checkpoint.archive.fingerprint,
+        options,
         head=plan.head,
-        dtype=options.dtype,
-        ema=options.ema,
         overrides=given,
         labels=architecture.labels,
         dictionary=dictionary,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from w2vc.errors import DictionaryError, UsageError
+from w2vc.paths import read_small_file
 
 SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
 """Indices 0 to 3 of every dictionary (``Dictionary.__init__``)."""
@@ -105,17 +106,7 @@ def read_dictionary(path: Path) -> Dictionary:
         UsageError: the file can't be read.
         DictionaryError: it is not UTF-8, or not a dictionary.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise UsageError(
-            f"the dictionary {path} can't be read: {error.strerror}", advice="Give a dict.txt file, or its folder."
-        ) from error
-    if len(data) > _MOST_BYTES:
-        raise DictionaryError(
-            f"the dictionary {path} is larger than {_MOST_BYTES // 2**20} MiB", advice="Is it a dictionary at all?"
-        )
+    data = read_small_file(path, "dictionary", _MOST_BYTES, "Give a dict.txt file, or its folder.")
     try:
         return parse_dictionary(data.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:

@@ -6,7 +6,7 @@ values looked at; transformers' own classes, slow to import, load meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from w2vc.errors import DamagedError, InconsistentError
 from w2vc.planning.plan import FirstRow, Make, Move, Plan, different
+from w2vc.planning.provenance import WEIGHTS as WEIGHTS
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor, identity_of
 from w2vc.writing.acceptance import accept, load_classes
@@ -25,8 +26,6 @@ from w2vc.writing.safetensors_file import DTYPE_CODES, Layout, layout
 
 if TYPE_CHECKING:
     import torch
-
-WEIGHTS = "model.safetensors"
 
 # How many bytes of a tensor are cast at a time: no more than torch casts without waking its other threads.
 _PIECE = 2**17
@@ -58,6 +57,7 @@ def write(
     check: RecordCheck,
     metadata: Mapping[str, str],
     force: bool = False,
+    protected: Sequence[Path] = (),
     watch: Watch | None = None,
 ) -> Written:
     """Writes the directory that the plan describes.
@@ -69,6 +69,7 @@ def write(
         check: of the checkpoint's records, begun or not.
         metadata: for the safetensors file.
         force: replace an earlier conversion.
+        protected: files that are never replaced or removed.
         watch: told of the progress.
 
     Raises:
@@ -78,7 +79,8 @@ def write(
     """
     names_and_shapes = ((tensor.target, tensor.dtype, tensor.shape) for tensor in plan.tensors)
     places = layout(names_and_shapes, {**metadata, "format": "pt"})
-    with output_directory(output, force=force) as building, ThreadPoolExecutor(2) as threads:
+    placed = output_directory(output, force=force, protected=protected)
+    with placed as building, ThreadPoolExecutor(2) as threads:
         classes = threads.submit(load_classes, with_tokenizer=plan.vocabulary is not None)
         with open_checkpoint(checkpoint.path) as file, _unchanged(file.fileno(), checkpoint):
             _write_weights(file.fileno(), plan, places, building / WEIGHTS, watch, check)
