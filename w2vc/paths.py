@@ -106,7 +106,8 @@ def read_small_file(path: Path, what: str, most: int, advice: str) -> bytes:
         UsageError: it can't be read, is no file, or is larger.
     """
     with open_regular(path, what, advice) as file:
-        pieces, left = [], most + 1
+        pieces: list[bytes] = []
+        left = most + 1
         try:
             # Files in /proc say that they have no bytes, so that the size is known when they are read.
             while left and os.fstat(file.fileno()).st_size <= most:

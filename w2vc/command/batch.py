@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from w2vc.batching.batch import Progress
+    from w2vc.batching.batch import BatchProgress
     from w2vc.batching.work import Result
 
 SOME_FAILED = 7
@@ -68,7 +68,7 @@ def batch(
 
     with _executor(dask) as executor, _display() as display, interrupts_kept() as interrupts:
 
-        def on_progress(progress: Progress) -> None:
+        def on_progress(progress: BatchProgress) -> None:
             # Raised at any other point it could leave a lock held that a result needs, and wait for that for ever.
             if interrupts:
                 raise KeyboardInterrupt
@@ -135,7 +135,7 @@ class _Lines:
     def __init__(self) -> None:
         self._so_far = ""
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: BatchProgress) -> None:
         self._so_far = f"[{progress.finished}/{progress.jobs}] "
 
     def result(self, result: Result) -> None:
@@ -154,7 +154,7 @@ class _Bars(_Lines):
         self._whole = bars.add_task("All", total=None, count="")
         self._running: dict[Path, TaskID] = {}
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: BatchProgress) -> None:
         super().progress(progress)
         count = f"{progress.finished} of {progress.jobs}"
         self._bars.update(self._whole, completed=progress.finished, total=progress.jobs, count=count)

@@ -17,7 +17,7 @@ from w2vc.errors import UsageError
 from w2vc.families.conformer.architecture import Architecture
 from w2vc.families.conformer.names import TARGET_PREFIX
 from w2vc.families.conformer.tensors import MODEL_CLASSES
-from w2vc.options import AnyPath, Options
+from w2vc.options import AnyPath, read_options
 from w2vc.planning.plan import Plan
 from w2vc.planning.preparation import prepare
 from w2vc.reading.archive import open_checkpoint
@@ -87,13 +87,15 @@ def verify(
     started = time.monotonic()
     directory = _directory(Path(output))
     found, weights_problem = _weights(directory)
-    options = Options(
-        dictionary=None if dictionary is None else Path(dictionary),
-        head=_head(directory, found) if head == "auto" else head,
-        dtype=_dtype(found),
-        ema=ema,
-        config=None if config is None else Path(config),
-        card=False,
+    options = read_options(
+        {
+            "dictionary": dictionary,
+            "head": _head(directory, found) if head == "auto" else head,
+            "dtype": _dtype(found),
+            "ema": ema,
+            "config": config,
+            "card": False,
+        }
     )
     prepared = prepare(Path(checkpoint), options)
     read, plan, words, architecture = prepared.checkpoint, prepared.plan, prepared.dictionary, prepared.architecture
