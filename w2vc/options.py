@@ -163,6 +163,7 @@ def read_options(values: Mapping[str, object], *, folder: Path | None = None) ->
         UsageError: there is no such option, or a value isn't one that it has; tells of all.
     """
     problems = [f"There is no option {name}." for name in values if name not in OPTIONS]
+    advice = f"The options are {', '.join(OPTIONS)}." if problems else "Correct it and run again."
     given: dict[str, Any] = {}
     for name in OPTIONS.keys() & values.keys():
         try:
@@ -174,7 +175,7 @@ def read_options(values: Mapping[str, object], *, folder: Path | None = None) ->
     except UsageError as error:
         problems += error.problems
     if problems:
-        raise UsageError(problems, advice=f"The options are {', '.join(OPTIONS)}.")
+        raise UsageError(problems, advice=advice)
     return options
 
 

@@ -101,7 +101,7 @@ def check_writable(output: AnyPath) -> None:
 
 
 def _check_options(options: Options, part: tuple[int, int] | None) -> None:
-    problems = [f"{path}, given as an option, doesn't exist." for path in options.files() if not path.exists()]
+    problems = [f"{path} doesn't exist." for path in options.files() if not path.exists()]
     if part is not None and not 1 <= part[0] <= part[1]:
         problems.append(f"--part is {part[0]}/{part[1]}: the first number goes from 1 to the second.")
     if problems:
