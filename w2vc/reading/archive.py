@@ -179,7 +179,10 @@ def examine(file: BinaryIO, path: Path) -> Archive:
         UnsafeError: names code, or would take memory or time without bound.
     """
     try:
-        size = file.seek(0, os.SEEK_END)
+        try:
+            size = file.seek(0, os.SEEK_END)
+        except OSError as error:  # what /proc calls files needn't have an end
+            raise NotACheckpointError(f"{path}: has no size: {error.strerror}", advice=_TAKE_THE_CHECKPOINT) from error
         start = _read(file, path, 0, min(size, KIND_BYTES))
         if start.startswith(_ZIP_START):
             return _examine_zip(file, path, size)
