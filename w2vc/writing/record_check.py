@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import BinaryIO
 
 from w2vc.errors import DamagedError
@@ -72,8 +73,10 @@ class RecordCheck:
         self._source = os.dup(file.fileno())
         for storage in archive.program.model_storages:
             self._add(archive.records[f"data/{storage.key}"], _DTYPES.get(storage.storage_type, ""))
-        self._thread = threading.Thread(target=self.work, name="checksums", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self.work, name="checksums", daemon=True)
+        with suppress(RuntimeError):  # no thread is to be had: finish() does all of it
+            thread.start()
+            self._thread = thread
 
     def finish(self, source: int, checkpoint: Checkpoint, plan: Plan) -> tuple[Mapping[str, int], int]:
         """Looks at what is left of the plan's records, on this thread too.
