@@ -664,7 +664,7 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
         assert batching.returncode == 130
         # multiprocessing's own tracker ends when it sees that its parent has.
         until(lambda: not processes(batching.pid), "all processes to end")
-    assert "interrupted" in stderr
+    assert "Interrupted" in stderr
     assert "Traceback" not in stderr
     assert all_complete(output)
     assert not leftovers(output)

@@ -73,7 +73,7 @@ def test_the_reference_shares_no_code_with_what_it_checks(module: str) -> None:
 
 def test_only_the_command_line_prints_or_exits() -> None:
     for module in MODULES:
-        if module in ("command.main", "command.batch"):
+        if module.split(".")[0] == "command":
             continue
         tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
         called = {

@@ -191,7 +191,7 @@ def interrupted_library(how: str, output: Path) -> subprocess.CompletedProcess[s
 def test_ctrl_c_within_a_library_is_told_as_nothing_else(tmp_path: Path) -> None:
     run = interrupted_library("taken", tmp_path / "out")
     assert (run.returncode, run.stdout) == (130, "")
-    assert run.stderr == "w2vc: interrupted\n      Nothing was left behind; run the same command again.\n"
+    assert run.stderr == "w2vc: Interrupted.\n      Nothing was left behind; run the same command again.\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -277,7 +277,7 @@ def test_a_folder_without_permission_gives_exit_5_and_is_left_as_it_was(tmp_path
 
 def _as_nobody(act: Callable[[], object], folder: Path) -> int:
     """The exit code of an error, in a child without the rights of root."""
-    from w2vc.command.main import exit_code
+    from w2vc.command.exit_codes import exit_code
     from w2vc.writing.acceptance import load_classes
 
     load_classes(with_tokenizer=True)

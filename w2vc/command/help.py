@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
+from typer import Exit
 from typer.core import TyperCommand, TyperGroup
+
+from w2vc.command.terminal import show
 
 _LEFT = 26
 _WIDEST = 100
@@ -16,18 +19,20 @@ _WIDEST = 100
 class Command(TyperCommand):
     """A command with our help."""
 
-    def get_help(self, ctx: Any) -> str:
-        """Return the help."""
-        return help_text(self, ctx.info_name)
+    def get_help(self, ctx: Any) -> NoReturn:
+        """Print the help and end; typer's own printing fails where nobody reads it."""
+        show(help_text(self, ctx.info_name))
+        raise Exit
 
 
 class Group(TyperGroup):
     """All commands, with our help."""
 
-    def get_help(self, ctx: Any) -> str:
-        """Return the help."""
+    def get_help(self, ctx: Any) -> NoReturn:
+        """Print the help and end."""
         commands = [(name, (command.help or "").split("\n")[0]) for name, command in self.commands.items()]
-        return help_text(self, None, commands)
+        show(help_text(self, None, commands))
+        raise Exit
 
 
 def help_text(command: Any, name: str | None, commands: Iterable[tuple[str, str]] = ()) -> str:
@@ -47,7 +52,7 @@ def help_text(command: Any, name: str | None, commands: Iterable[tuple[str, str]
     lines += _section("Options", map(_option, options))
     if command.epilog:
         lines += _epilog(command.epilog)
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines).rstrip()
 
 
 def _width() -> int:

@@ -24,11 +24,15 @@ def main() -> "NoReturn":
     _take_signals()
     # Nothing here ever needs a network; transformers is told so before it is imported.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from w2vc.command.running import run
-
-    code = run(sys.argv[1:])
+    code = _run()
     # Nothing is left to be done, and torch takes up to half a second to be taken down.
     os._exit(code)
+
+
+def _run() -> int:
+    from w2vc.command.running import run
+
+    return run(sys.argv[1:])
 
 
 def _fill_closed_descriptors() -> None:

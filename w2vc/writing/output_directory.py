@@ -42,6 +42,7 @@ def check_free(output: Path, *, force: bool, protected: Iterable[Path] = ()) -> 
         OutputExistsError: something is there, or with ``force`` something that w2vc didn't write or that is protected.
         OutputWriteError: nothing can be made there.
     """
+    _check_unicode(output)
     with _as_output_error(output):
         mode = _mode(output)
         if mode is None:
@@ -52,6 +53,16 @@ def check_free(output: Path, *, force: bool, protected: Iterable[Path] = ()) -> 
         if not stat.S_ISDIR(mode):
             raise OutputExistsError(f"{output} exists and is no directory.", advice=_ANOTHER)
         _check_directory(output, force=force, protected=protected)
+
+
+def _check_unicode(output: Path) -> None:
+    try:
+        str(output).encode()
+    except UnicodeEncodeError:
+        raise OutputWriteError(
+            f"{output} can't be written: its name is not UTF-8, and safetensors opens no such file.",
+            advice="Give an output whose whole path is UTF-8.",
+        ) from None
 
 
 def _mode(path: Path) -> int | None:

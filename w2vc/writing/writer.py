@@ -7,7 +7,6 @@ values looked at; transformers' own classes, slow to import, load meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from w2vc.planning.provenance import WEIGHTS as WEIGHTS
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor, identity_of
 from w2vc.writing.acceptance import accept, load_classes
+from w2vc.writing.background import Background
 from w2vc.writing.kernel_copy import copy_range, read_into, reserve, write_at, written_back_meanwhile
 from w2vc.writing.output_directory import output_directory, sync
 from w2vc.writing.record_check import RecordCheck
@@ -80,7 +80,7 @@ def write(
     names_and_shapes = ((tensor.target, tensor.dtype, tensor.shape) for tensor in plan.tensors)
     places = layout(names_and_shapes, {**metadata, "format": "pt"})
     placed = output_directory(output, force=force, protected=protected)
-    with placed as building, ThreadPoolExecutor(2) as threads:
+    with placed as building, Background() as threads:
         classes = threads.submit(load_classes, with_tokenizer=plan.vocabulary is not None)
         with open_checkpoint(checkpoint.path) as file, _unchanged(file.fileno(), checkpoint):
             _write_weights(file.fileno(), plan, places, building / WEIGHTS, watch, check)
