@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from w2vc.families.family import Head
 from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
 from w2vc.reading.checkpoint import Checkpoint
@@ -15,7 +18,7 @@ _TITLES = {
     "none": "the encoder alone",
 }
 
-_SNIPPETS = {
+_SNIPPETS: Mapping[Head, str] = {
     "ctc": """\
 import wave
 
@@ -62,7 +65,8 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         if plan.dtype == "float32"
         else f"Its weights are fairseq's, stored as {plan.dtype}."
     )
-    snippets: dict[str, str] = {**_SNIPPETS, **description.family.snippets(description.facts)}
+    snippets = dict(_SNIPPETS)
+    snippets.update(description.family.snippets(description.facts))
     snippet = snippets[plan.head].format(model_class=plan.model_class, sample_rate=description.sample_rate)
     audio = "normalised to zero mean and unit variance" if description.normalize else "as it is"
     lines = [
