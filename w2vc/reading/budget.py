@@ -95,6 +95,11 @@ LIMITS: Mapping[str, Limit] = {
         "old optimizer states have a thousand addresses; 10,000 that collide take 2 s. Charged at every use, and for "
         "each part of a tuple, because Python hashes a tuple anew each time",
     ),
+    "addresses": Limit(
+        2**30,
+        "bytes of one storage that torch is given addresses for",
+        "the largest tensor of a model of 2 billion parameters has 60 MB; a file beyond is read without",
+    ),
     "dimensions": Limit(64, "dimensions of a tensor", "torch has no tensors with more"),
     # What is taken from it
     "config values": Limit(
@@ -115,7 +120,7 @@ LIMITS: Mapping[str, Limit] = {
     "tensor name": Limit(300, "characters in a tensor's name", "fairseq's have below 120"),
     # Dictionaries
     "dictionary bytes": Limit(
-        64 * 2**20, "bytes of dictionary", "the largest have some hundred thousand symbols of ten bytes"
+        64 * 2**20, "bytes of dictionary", "260,000 symbols of twenty bytes, each with a count, are 6 MB"
     ),
     "symbols": Limit(2_600_000, "symbols", "the largest vocabulary in use has 260,000"),
     "symbol": Limit(1000, "characters in one of its symbols", "words and sentence pieces have below 100"),

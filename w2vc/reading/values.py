@@ -88,13 +88,12 @@ class _Plainer:
     def of(self, value: object, depth: int) -> object:
         if depth > LIMITS["config depth"].most:
             self._too_large()
+        self._charge("config values")
         if type(value) is str:
             return self._text(value)
-        self._charge("config values")
         return self._of_node(value, depth + 1) if type(value) is Node else value
 
     def _text(self, text: str) -> str:
-        self._charge("config values")
         self._charge("config text", len(text))
         if "${" in text:
             self._budget.require("interpolation", len(text), "an interpolation")

@@ -194,7 +194,7 @@ def dict_that_is_the_state_of_many_stand_ins() -> bytes:
     return ZIP.with_item(a_list(long, *[a_call("fork", "Meter") + _GET + b"b"] * 3_000))
 
 
-@hostile("bombs", 3, "would build|copies|reference")
+@hostile("bombs", 3, "would build|copies|reference|state of one object")
 def dict_that_is_the_state_of_one_stand_in_often() -> bytes:
     long = b"}(" + numbers(50_000, b"N").opcodes + b"u" + _PUT
     return ZIP.with_item(a_list(long, a_call("fork", "Meter") + (_GET + b"b") * 20_000))
