@@ -110,6 +110,11 @@ LIMITS: Mapping[str, Limit] = {
         "characters of text in its config",
         "fairseq's have 20,000; a text counts each time that it is referenced, because each is searched",
     ),
+    "config attributes": Limit(
+        500_000,
+        "attributes of objects in its config",
+        "omegaconf's nodes have eight each; an object's count each time that it is referenced",
+    ),
     "config depth": Limit(60, "levels in its config", "fairseq's nest 5 deep, omegaconf's nodes double that"),
     "interpolation": Limit(
         1000,
@@ -117,6 +122,11 @@ LIMITS: Mapping[str, Limit] = {
         "fairseq's have below 60; omegaconf's grammar takes minutes and gigabytes for a megabyte",
     ),
     "nested configs": Limit(3, "configs within one another (w2v_args)", "fairseq nests one in another"),
+    "tensors": Limit(
+        500_000,
+        "tensors",
+        "a model with adapters for 1,162 languages has 340,000, any other a thousand; each takes half a kilobyte here",
+    ),
     "tensor name": Limit(300, "characters in a tensor's name", "fairseq's have below 120"),
     # Dictionaries
     "dictionary bytes": Limit(

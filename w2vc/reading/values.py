@@ -41,9 +41,15 @@ def attributes(value: object, globals_: Globals) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = {}
     for state in value.states:
-        for part in state.items if type(state) is Node and state.kind == "tuple" else (state,):
+        for part in _parts(state) or [state]:
             found |= fields(part, globals_) or {}
     return found
+
+
+def _parts(state: object) -> list[Node]:
+    """The attributes and the slots of a state that has both."""
+    is_pair = type(state) is Node and state.kind == "tuple"
+    return [part for part in state.items if type(part) is Node] if is_pair else []  # type: ignore[attr-defined]
 
 
 def _is_stand_in(use: GlobalUse) -> bool:
@@ -117,6 +123,9 @@ class _Plainer:
             return node.name
         if self._globals[node.name].kind == "torch":
             return _OF_TORCH.get(node.name, _name)(node)
+        for state in node.states:
+            held = len(state.items) if type(state) is Node else 0
+            self._charge("config attributes", held + sum(len(part.items) for part in _parts(state)))
         return self.of(_contents(node, self._globals), depth)
 
     def _dict(self, node: Node, depth: int) -> dict[str, object]:
