@@ -84,7 +84,7 @@ LIMITS: Mapping[str, Limit] = {
     "allow-list entries": Limit(
         20_000_000,
         "entries of torch's allow-list to build",
-        "typed configs need 0.8 million: globals, times the opcodes that use them; 20 million take seconds",
+        "typed configs need 0.2 million: globals, times the opcodes that use them; 20 million take seconds",
     ),
     "global name": Limit(500, "characters in a global's name", "modules and classes have below 100 everywhere"),
     "text": Limit(4 * 2**20, "bytes of one text", "the longest in fairseq's checkpoints has some kilobytes"),
@@ -108,7 +108,7 @@ LIMITS: Mapping[str, Limit] = {
     "config text": Limit(
         4 * 2**20,
         "characters of text in its config",
-        "fairseq's have 20,000; a text counts each time that it is referenced, because each is searched",
+        "fairseq's have 10,000; a text counts each time that it is referenced, because each is searched",
     ),
     "config attributes": Limit(
         500_000,
