@@ -502,8 +502,8 @@ def sparse_tensor_of_300_gigabytes_that_is_no_models(path: Path) -> None:
     _with_giant_tensor(path, lambda _saved: None, in_the_model=False)
 
 
-_GAIN = "wav2vec2_conformer.encoder.pos_conv_embed.conv.parametrizations.weight.original0"
-_POSITIONS = "wav2vec2_conformer.encoder.pos_conv_embed.conv.parametrizations.weight.original1"
+_GAIN = "wav2vec2_conformer.encoder.pos_conv_embed.conv.weight_g"
+_POSITIONS = "wav2vec2_conformer.encoder.pos_conv_embed.conv.weight_v"
 
 
 def _tar_header(kind: bytes, size: int) -> bytes:
