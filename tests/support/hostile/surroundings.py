@@ -41,13 +41,13 @@ def _link(target: str) -> Callable[[Path], None]:
 
 
 def _socket(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # the path of a socket can't be long
+    # The path of a socket can't be long.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(path.name)
+            listener.bind(f"/proc/self/fd/{folder}/{path.name}")
     finally:
-        os.chdir(here)
+        os.close(folder)
 
 
 def _sparse(path: Path) -> None:

@@ -119,7 +119,7 @@ for _value in ("l\0tr", "../../x", "/etc/passwd", "..", "a/b", "x" * 5_000):
         ZIP, "task.labels", _value, "", allowed=(0,)
     )  # only a file's name would come of it, and none is looked for
 for _value in ("\ud800", 7, ["letter"]):
-    _refused(ZIP, "criterion.post_process", _value, "")
+    _refused(ZIP, "criterion.post_process", _value, "", allowed=(0,))  # a hint, where it is read at all
 for _value in ("\ud800", "mul", 7):
     _refused(ZIP, "model.blank_mode", _value, "", allowed=(0,))  # the weight is 0: no mode has an effect
 
