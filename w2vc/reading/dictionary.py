@@ -175,7 +175,10 @@ def _require_lines(data: bytes, path: Path) -> None:
     """Raise DictionaryError where a line is longer than any, before the text is made of them: it takes more memory."""
     line_ends = data.count(b"\n") + data.count(b"\r")
     if line_ends > 2 * LIMITS["symbols"].most:
-        raise DictionaryError(f"the dictionary {path} has {line_ends} lines", advice="Is it a dictionary at all?")
+        raise DictionaryError(
+            f"the dictionary {path} has {line_ends} lines, more than any with a symbol and a count in each",
+            advice="Is it a dictionary at all?",
+        )
     longest = max(map(len, io.BytesIO(data.replace(b"\r", b"\n"))), default=0)
     if longest > 5 * LIMITS["symbol"].most:
         raise DictionaryError(
