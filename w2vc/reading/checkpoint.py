@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from w2vc.errors import NotACheckpointError, UsageError, shown
 from w2vc.reading.archive import Archive, examine, open_checkpoint
+from w2vc.reading.budget import Budget
 from w2vc.reading.dictionary import Dictionary, dictionary_of_symbols
 from w2vc.reading.nodes import Node, entries
 from w2vc.reading.opening import identity_of
@@ -150,6 +151,7 @@ class _Saved:
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
         self.path = archive.path
+        self.budget = Budget(str(archive.path))
         self.globals: Globals = archive.program.globals
         root = archive.program.root
         found = fields(root, self.globals)
@@ -212,7 +214,7 @@ class _Saved:
     def state_dict(self, model: object, what: str) -> StateDict:
         values = fields(model, self.globals) or {}
         keys = len(entries(model)) if type(model) is Node else 0
-        return read_state_dict(values, keys, self.globals, self.archive.records, what, self.path)
+        return read_state_dict(values, keys, self.globals, self.archive.records, what, self.budget)
 
     def config(self) -> tuple[str, dict[str, object] | None]:
         """Return the config as nested dicts; fairseq prefers ``cfg`` over ``args`` (``load_model_ensemble``)."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2vc.errors import DamagedError, shown
-from w2vc.reading.budget import LIMITS
+from w2vc.reading.budget import LIMITS, Budget
 from w2vc.reading.nodes import Node
 from w2vc.reading.record import Record
 from w2vc.reading.source import GET_AGAIN
@@ -111,7 +110,7 @@ class StateDict:
 
 
 def read_state_dict(
-    model: Mapping[str, Any], keys: int, globals_: Globals, records: Mapping[str, Record], what: str, path: Path
+    model: Mapping[str, Any], keys: int, globals_: Globals, records: Mapping[str, Record], what: str, budget: Budget
 ) -> StateDict:
     """Return a state dict's tensors.
 
@@ -121,12 +120,13 @@ def read_state_dict(
         globals_: how the pickle uses the globals that made them.
         records: the file's, by name.
         what: the state dict, for messages: ``model``.
-        path: of the file, for messages.
+        budget: of the file.
 
     Raises:
         DamagedError: something in it is no tensor, or not one that w2vc reads.
+        UnsafeError: it has more tensors than any model.
     """
-    reading = _Reading(globals_, records, f"{path}: {what}")
+    reading = _Reading(records, f"{budget.what}: {what}", budget)
     for name, value in model.items():
         inner = fields(value, globals_)
         if inner is None:
@@ -134,20 +134,20 @@ def read_state_dict(
         else:
             reading.add_group(name, inner)
     if keys != len(model):
-        reading.problems.append(f"{path}: {what} has a key that is no text: it has a name that no tensor has")
+        reading.problems.append(f"{budget.what}: {what} has a key that is no text: it has a name that no tensor has")
     if reading.problems:
         raise DamagedError(reading.problems, advice=GET_AGAIN)
     return StateDict(reading.tensors, reading.groups)
 
 
 class _Reading:
-    def __init__(self, globals_: Globals, records: Mapping[str, Record], what: str) -> None:
+    def __init__(self, records: Mapping[str, Record], what: str, budget: Budget) -> None:
         self.tensors: dict[str, SourceTensor] = {}
         self.groups: dict[str, dict[str, SourceTensor]] = {}
         self.problems: list[str] = []
-        self._globals = globals_
         self._records = records
         self._what = what
+        self._budget = budget
 
     def add_group(self, group: str, inner: Mapping[str, Any]) -> None:
         self.groups[group] = {}
@@ -157,6 +157,7 @@ class _Reading:
                 self.groups[group][name] = found
 
     def add(self, name: str, value: object) -> SourceTensor | None:
+        self._budget.charge("tensors")
         problem = _wrong_name(name) or ("is there twice" if name in self.tensors else "")
         found = problem or _tensor(name, value, self._records)
         if isinstance(found, str):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from w2vc.errors import DamagedError
 from w2vc.reading.archive import Archive
+from w2vc.reading.budget import LIMITS
 from w2vc.reading.confirmation import confirm
 from w2vc.reading.opening import read_exactly
 from w2vc.reading.source import GET_AGAIN
@@ -162,11 +163,14 @@ def _places(archive: Archive) -> Any:
     """Return a ``map_location`` that gives each storage an address of its own, in memory that is never touched.
 
     torch would keep all storages at once, each as large as its record. Here they overlap, so that together they need
-    little more addresses than the largest, and none of the memory.
+    little more addresses than the largest, and none of the memory. Where the largest is larger than any model's, there
+    may not be so many addresses: torch's meta device needs none, but there one can't tell which storages are one.
     """
     import torch
 
     sizes = [storage.nbytes for storage in archive.program.storages]
+    if max(sizes, default=0) > LIMITS["addresses"].most and archive.container == "zip":
+        return "meta"
     length = max(sizes, default=0) + _ALIGNMENT * (len(sizes) + 1)
     space = torch.UntypedStorage(length)  # type: ignore[no-untyped-call]  # torch has no types here
     starts = iter(range(0, _ALIGNMENT * (len(sizes) + 1), _ALIGNMENT))
