@@ -47,7 +47,7 @@ EXIT_CODES: dict[type[W2vcError], int] = {
 
 app = typer.Typer(
     name="w2vc",
-    help="Convert fairseq wav2vec2-conformer checkpoints to Hugging Face transformers: exact or refused.",
+    help="Convert fairseq's speech encoders to Hugging Face transformers: exact or refused.",
     epilog="Exit codes: 0 done, 1 a bug in w2vc, 2 wrong usage, 3 the checkpoint can't be read, 4 it can't be "
     "converted exactly, 5 the output can't be written, 6 verify found a difference, 7 some of a batch failed.",
     no_args_is_help=True,
