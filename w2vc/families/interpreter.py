@@ -301,8 +301,8 @@ def _without_architecture(path: object) -> InconsistentError:
     name = re.split(r"[/\\\\]", path)[-1] if isinstance(path, str) else ""
     where = f" {short(name)}" if name else ""
     return InconsistentError(
-        "This fine-tuned model doesn't carry its architecture (cfg.model.w2v_args is empty): it stands in the pretrained "
-        f"checkpoint{where} that it was fine-tuned from.",
+        "This fine-tuned model doesn't carry its architecture (cfg.model.w2v_args is empty): it stands in the "
+        f"pretrained checkpoint{where} that it was fine-tuned from.",
         advice="Give that checkpoint with --pretrained CHECKPOINT.",
     )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from w2vc.families.family import Head
 from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
 from w2vc.reading.checkpoint import Checkpoint
@@ -15,7 +18,7 @@ _TITLES = {
     "none": "the encoder alone",
 }
 
-_SNIPPETS = {
+_SNIPPETS: Mapping[Head, str] = {
     "ctc": """\
 import wave
 

@@ -61,6 +61,7 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
     provenance = make_record(
         checkpoint.archive.fingerprint,
         head=plan.head,
+        usual_head=chosen_head(description, "auto"),
         dtype=options.dtype,
         ema=options.ema,
         pretrained=None if pretrained is None else pretrained.archive.fingerprint,

@@ -33,7 +33,8 @@ class Record:
 
     Attributes:
         source_fingerprint: of the checkpoint (``Archive.fingerprint``).
-        head: that was written: ``ctc``, ``pretraining`` or ``none``.
+        head: that was written.
+        usual_head: that is written unless another is asked for.
         dtype: the option, of which ``keep`` is one.
         ema: ``true`` or ``false``.
         config: SHA-256 of the overriding configuration; empty where there is none.
@@ -46,6 +47,7 @@ class Record:
 
     source_fingerprint: str
     head: str
+    usual_head: str
     dtype: str
     ema: str
     config: str
@@ -64,6 +66,7 @@ def make_record(
     fingerprint: str,
     *,
     head: str,
+    usual_head: str,
     dtype: str,
     ema: bool,
     pretrained: str | None,
@@ -77,6 +80,7 @@ def make_record(
     Args:
         fingerprint: ``Archive.fingerprint``.
         head: the plan's.
+        usual_head: what ``auto`` means for the checkpoint.
         dtype: the option, not what it came to.
         ema: the option.
         pretrained: fingerprint of the pretrained checkpoint, where one was given.
@@ -88,6 +92,7 @@ def make_record(
     return Record(
         source_fingerprint=fingerprint,
         head=head,
+        usual_head=usual_head,
         dtype=dtype,
         ema=_text(ema),
         config=_overrides(overrides),
@@ -194,8 +199,8 @@ def is_made_from(record: Record, fingerprint: str, checkpoint: Path, options: Op
     has_card = "README.md" in record.files.split()
     made = (record.converted_by, record.source_fingerprint, record.dtype, record.ema)
     then = (*made, has_card, record.config, record.pretrained)
-    heads = ("ctc", "pretraining") if options.head == "auto" else (options.head,)
-    return then == now and record.head in heads and _is_same_dictionary(record, checkpoint, options.dictionary)
+    head = record.usual_head if options.head == "auto" else options.head
+    return then == now and record.head == head and _is_same_dictionary(record, checkpoint, options.dictionary)
 
 
 def _fingerprint(checkpoint: Path) -> str:

@@ -20,8 +20,8 @@ _LAYER = "encoder.layers.0.fc1.weight"
 
 # HubertModel.forward_padding_mask divides the samples equally among the frames.
 _PADDING = (
-    "single clips give fairseq's outputs exactly; of the shorter clips of a padded batch, fairseq takes up to two frames "
-    "more for speech than transformers' formula of lengths, and these clips differ"
+    "single clips give fairseq's outputs exactly; of the shorter clips of a padded batch, fairseq takes up to two "
+    "frames more for speech than transformers' formula of lengths, and these clips differ"
 )
 
 

@@ -42,6 +42,7 @@ def _conv_layers(source: object) -> tuple[ConvLayer, ...] | None:
 
 
 def conv_fields(layers: tuple[ConvLayer, ...]) -> Mapping[str, object]:
+    """Give transformers' fields of the extractor's convolutions."""
     return {
         "conv_dim": [layer.dim for layer in layers],
         "conv_kernel": [layer.kernel for layer in layers],
