@@ -7,6 +7,7 @@ from pathlib import Path
 
 from w2vc.errors import RefusedError
 from w2vc.options import AnyPath, Options
+from w2vc.planning.languages import in_one_language
 from w2vc.planning.plan import make_plan
 from w2vc.planning.preparation import find_dictionary, prepare, read_and_describe
 from w2vc.report import Conversion, Inspection, Refused
@@ -26,6 +27,7 @@ def convert(
     config: AnyPath | None = None,
     pretrained: AnyPath | None = None,
     card: bool = True,
+    language: str | None = None,
     force: bool = False,
     dry_run: bool = False,
     watch: Watch | None = None,
@@ -43,6 +45,7 @@ def convert(
             checkpoint's; it may not contradict the tensors.
         pretrained: the pretrained checkpoint, where the fine-tuned one doesn't carry its architecture.
         card: write a model card (``README.md``).
+        language: which of the model's languages to load it with; the first by default.
         force: replace an earlier conversion.
         dry_run: plan everything and write nothing.
         watch: called with (bytes done, bytes in all) while weights are written.
@@ -53,7 +56,7 @@ def convert(
     Raises:
         W2vcError: see ``w2vc.errors`` for the branches; nothing has been written then.
     """
-    options = Options(_path(dictionary), head, dtype, ema, _path(config), _path(pretrained), card)
+    options = Options(_path(dictionary), head, dtype, ema, _path(config), _path(pretrained), card, language)
     return convert_with(options, Path(checkpoint), Path(output), force=force, dry_run=dry_run, watch=watch)
 
 
@@ -94,6 +97,7 @@ def inspect(
     ema: bool = False,
     pretrained: AnyPath | None = None,
     tensors: bool = False,
+    language: str | None = None,
 ) -> Inspection:
     """What a checkpoint is and whether it converts, without reading its tensors.
 
@@ -103,19 +107,23 @@ def inspect(
         ema: look at the EMA weights.
         pretrained: as for ``convert``.
         tensors: list every tensor and what becomes of it.
+        language: as for ``convert``.
 
     Raises:
         UnreadableError: it can't be read at all.
         RefusedError: it is of no family that w2vc knows.
     """
-    options = Options(ema=ema, pretrained=_path(pretrained))
-    read, _, description = read_and_describe(Path(checkpoint), options)
+    options = Options(ema=ema, pretrained=_path(pretrained), language=language)
+    found, _, whole = read_and_describe(Path(checkpoint), options)
+    spoken = in_one_language(found, whole, language)
+    read, description = spoken.checkpoint, spoken.description
     head = description.own_head
     words, plan, refused = None, None, None
     try:
         if head == "ctc":
-            words = find_dictionary(read, description, _path(dictionary))
-        plan = make_plan(read, description, words, head, "float32")
+            words = find_dictionary(spoken, _path(dictionary))
+        plan = make_plan(read, description, words, head, "float32", languages=spoken.languages)
     except RefusedError as error:
         refused = Refused(type(error).__name__, error.problems, error.advice)
-    return Inspection(read, description, words, head, plan, refused, tensors)
+    names = () if spoken.languages is None else spoken.languages.names
+    return Inspection(read, description, words, head, plan, refused, tensors, names)

@@ -22,6 +22,7 @@ class Options:
         config: a ``config.json`` whose values of training and decoding are taken instead of the checkpoint's.
         pretrained: the pretrained checkpoint, where the fine-tuned one doesn't carry its architecture.
         card: write a model card.
+        language: which of the model's languages to load it with, where there are several; None takes the first.
     """
 
     dictionary: Path | None = None
@@ -31,3 +32,4 @@ class Options:
     config: Path | None = None
     pretrained: Path | None = None
     card: bool = True
+    language: str | None = None

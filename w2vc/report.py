@@ -36,6 +36,7 @@ class Inspection:
         plan: the conversion, where there is one.
         refused: why there is none.
         with_tensors: list every tensor, too.
+        languages: that the model may be loaded with; none where there is nothing to choose.
     """
 
     checkpoint: Checkpoint
@@ -45,6 +46,7 @@ class Inspection:
     plan: Plan | None
     refused: Refused | None
     with_tensors: bool = False
+    languages: tuple[str, ...] = ()
 
     def values(self) -> dict[str, object]:
         """For ``--json``."""
@@ -76,6 +78,7 @@ class Inspection:
             "vocabulary": description.vocabulary,
             "dictionary": None if self.dictionary is None else self.dictionary.origin,
             "symbols": None if self.dictionary is None else list(self.dictionary.symbols),
+            "languages": list(self.languages),
             "updates": progress.updates,
             "epoch": progress.epoch,
             "best": progress.best,
@@ -123,6 +126,8 @@ class Inspection:
             )
         if description.vocabulary is not None:
             yield "Dictionary", self._dictionary_text()
+        if self.languages:
+            yield "Languages", f"{len(self.languages)}: {_first(self.languages)}"
         yield "Training", _training_text(checkpoint)
         yield (
             "File",
@@ -203,6 +208,8 @@ class Conversion:
             "dtype": plan.dtype,
             "exact": plan.is_exact,
             "dictionary": self.dictionary,
+            "language": plan.language,
+            "languages": list(plan.languages),
             "moved": len(plan.moves),
             "made": {make.target: make.reason for make in plan.makes},
             "dropped": {drop.source.name: drop.reason for drop in plan.drops},
@@ -228,6 +235,8 @@ class Conversion:
                 + ("" if written is None else f"; {_megabytes(written.bytes_written)} in {self.seconds:.1f} s")
             ),
         )
+        if plan.adapters:
+            yield "Languages", f"{plan.language} is loaded; a file for each of {_first(plan.languages)}"
         if self.dictionary is not None:
             yield "Dictionary", f"{len(plan.vocabulary.tokens) if plan.vocabulary else 0} symbols, {self.dictionary}"
         for make in plan.makes:
@@ -266,6 +275,11 @@ def _conv_text(description: Description) -> str:
         else:
             runs.append((1, sizes))
     return " + ".join(f"{count} x {sizes}" for count, sizes in runs)
+
+
+def _first(names: tuple[str, ...], most: int = 20) -> str:
+    more = f" and {len(names) - most} more (--json lists all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _training_text(checkpoint: Checkpoint) -> str:

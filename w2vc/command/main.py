@@ -98,7 +98,9 @@ def convert(
     checkpoint: Annotated[Path | None, typer.Argument(help="The .pt file that fairseq saved.")] = None,
     output: Annotated[Path | None, typer.Argument(help="The directory to make.")] = None,
     dictionary: DictionaryOption = None,
-    head: Annotated[str, typer.Option(help="auto, ctc, pretraining, projection; none is the encoder alone.")] = "auto",
+    head: Annotated[
+        str, typer.Option(help="auto, ctc, pretraining, projection, or none for the encoder alone.")
+    ] = "auto",
     dtype: Annotated[str, typer.Option(help="Of the weights: float32, float16, bfloat16, or keep.")] = "float32",
     ema: EmaOption = False,
     config: ConfigOption = None,

@@ -301,8 +301,8 @@ def _without_architecture(path: object) -> InconsistentError:
     name = re.split(r"[/\\\\]", path)[-1] if isinstance(path, str) else ""
     where = f" {short(name)}" if name else ""
     return InconsistentError(
-        "This fine-tuned model doesn't carry its architecture (cfg.model.w2v_args is empty): it stands in the "
-        f"pretrained checkpoint{where} that it was fine-tuned from.",
+        "This fine-tuned model doesn't carry its architecture (cfg.model.w2v_args is empty): it is in the pretrained "
+        f"checkpoint{where} that it was fine-tuned from.",
         advice="Give that checkpoint with --pretrained CHECKPOINT.",
     )
 
@@ -326,12 +326,14 @@ class Named:
         target: its full name there, or None.
         reason: why there is none.
         unless_there: why it is dropped where the target has no such tensor; empty where that is a problem.
+        by_language: its first axis counts languages, and the target's doesn't.
     """
 
     part: Part
     target: str | None
     reason: str
     unless_there: str
+    by_language: bool = False
 
 
 _NUMBERED = ("layer", "conv", "block")
@@ -379,7 +381,7 @@ class NameTable:
             return Named(row.part, None, row.reason, "")
         before = prefix if row.part == "encoder" else ""
         parts = {key: str(int(part) + row.shift) if key == "layer" else part for key, part in match.groupdict().items()}
-        return Named(row.part, before + row.target.format(**parts), "", row.unless_there)
+        return Named(row.part, before + row.target.format(**parts), "", row.unless_there, row.by_language)
 
 
 @functools.cache

@@ -64,7 +64,6 @@ _TOLD_BY_TENSORS: tuple[Stranger, ...] = (
 
 _UNKNOWN_TO_FAMILIES: tuple[Stranger, ...] = (
     Stranger("wav2vec-U", tensor="generator.proj"),
-    Stranger("a wav2vec2 with adapters (layer_type trf_adp)", tensor="adapter_layer."),
     Stranger("an encoder-decoder (wav2vec_seq2seq)", tensor="decoder."),
     Stranger("one shard of a model that was saved in shards", tensor="flat_param_"),
     Stranger("a kind of wav2vec2 with transformer layers", tensor="encoder.layers.0.fc1."),

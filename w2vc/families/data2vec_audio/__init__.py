@@ -15,7 +15,7 @@ from w2vc.families.shared import tensors as shared_tensors
 
 _NAME = "data2vec_audio"
 _LAYER = "encoder.layers.0.fc1.weight"
-_SHALLOW = "a single block has weight norm, and transformers' data2vec audio has none"
+_SHALLOW = "transformers' data2vec audio has no weight norm in its positional convolution, as a single block has"
 
 
 def _recognises(evidence: Evidence) -> bool:

@@ -42,7 +42,7 @@ def _conv_layers(source: object) -> tuple[ConvLayer, ...] | None:
 
 
 def conv_fields(layers: tuple[ConvLayer, ...]) -> Mapping[str, object]:
-    """Give transformers' fields of the extractor's convolutions."""
+    """Return the fields of the extractor's convolutions."""
     return {
         "conv_dim": [layer.dim for layer in layers],
         "conv_kernel": [layer.kernel for layer in layers],
@@ -186,6 +186,7 @@ FINE_TUNING: tuple[Key, ...] = (
     unused("load_ema", False, "which weights training began with"),
     unused("rebuild_layers", True, "how the encoder was built before training"),
     training("freeze_regex", None, "which parameters were frozen"),
+    training("layer_decay", 1, "scales the learning rate of each layer"),
     training("zero_mask", False, "masks with zeros in training"),
     unused("batch_norm", False, "its batch norm layer, where there is one, is an unknown tensor and refused"),
     unused("adp_num", -1, _ADAPTERS),
