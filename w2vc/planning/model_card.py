@@ -65,7 +65,8 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         if plan.dtype == "float32"
         else f"Its weights are fairseq's, stored as {plan.dtype}."
     )
-    snippets: dict[str, str] = {**_SNIPPETS, **description.family.snippets(description.facts)}
+    snippets = dict(_SNIPPETS)
+    snippets.update(description.family.snippets(description.facts))
     snippet = snippets[plan.head].format(model_class=plan.model_class, sample_rate=description.sample_rate)
     audio = "normalised to zero mean and unit variance" if description.normalize else "as it is"
     lines = [

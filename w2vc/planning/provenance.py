@@ -1,4 +1,4 @@
-"""What an output says of itself in its safetensors metadata: from which checkpoint and how it was made.
+"""Provenance, stored in the safetensors metadata: from which checkpoint an output was made, and with which options.
 
 ``convert`` writes it, ``batch`` resumes by it. Only contents are compared, never times or paths, and all that is
 recorded follows from checkpoint, dictionary and options, so that equal conversions stay equal byte for byte.
@@ -33,29 +33,31 @@ class Record:
 
     Attributes:
         source_fingerprint: of the checkpoint (``Archive.fingerprint``).
-        head: that was written.
-        usual_head: that is written unless another is asked for.
+        head: that was written: ``ctc``, ``pretraining`` or ``none``.
         dtype: the option, of which ``keep`` is one.
         ema: ``true`` or ``false``.
         config: SHA-256 of the overriding configuration; empty where there is none.
         labels: the suffix of the dictionary's file that the checkpoint names; empty where it names none.
         dictionary: SHA-256 of the symbols; empty where the output has no vocabulary.
         files: the names of all files of the output but the model's weights, with blanks between them.
+        asked: the option ``head``, of which ``auto`` is one.
         pretrained: fingerprint of the pretrained checkpoint; empty where none was given.
+        prefix: the option; empty where it wasn't given.
         language: the option; empty where it wasn't given.
         converted_by: w2vc's version.
     """
 
     source_fingerprint: str
     head: str
-    usual_head: str
     dtype: str
     ema: str
     config: str
     labels: str
     dictionary: str
     files: str
+    asked: str = ""
     pretrained: str = ""
+    prefix: str = ""
     language: str = ""
     converted_by: str = _CONVERTED_BY
 
@@ -66,50 +68,59 @@ class Record:
 
 def make_record(
     fingerprint: str,
+    options: Options,
     *,
     head: str,
-    usual_head: str,
-    dtype: str,
-    ema: bool,
-    pretrained: str | None,
     overrides: Mapping[str, object] | None,
     labels: str | None,
     dictionary: Dictionary | None,
     files: Iterable[str],
-    language: str | None = None,
 ) -> Record:
-    """The record of a conversion.
+    """Return the record of a conversion.
 
     Args:
         fingerprint: ``Archive.fingerprint``.
+        options: of the conversion.
         head: the plan's.
-        usual_head: what ``auto`` means for the checkpoint.
-        dtype: the option, not what it came to.
-        ema: the option.
-        pretrained: fingerprint of the pretrained checkpoint, where one was given.
         overrides: of the configuration, if any.
         labels: the architecture's.
         dictionary: the one that was used; None without a vocabulary.
         files: the names of the plan's files.
-        language: the option.
+
+    Raises:
+        UnreadableError: the pretrained checkpoint can't be read.
     """
     return Record(
         source_fingerprint=fingerprint,
         head=head,
-        usual_head=usual_head,
-        dtype=dtype,
-        ema=_text(ema),
+        asked=options.head,
         config=_overrides(overrides),
         labels=labels or "",
         dictionary="" if dictionary is None else _symbols(dictionary),
         files=" ".join(sorted(files)),
-        pretrained=pretrained or "",
-        language=language or "",
+        **_of_options(options),
     )
 
 
-def _text(value: bool) -> str:
-    return "true" if value else "false"
+def _of_options(options: Options) -> dict[str, str]:
+    """The parts of a record that follow from the options alone, or from files that they name."""
+    return {
+        "dtype": options.dtype,
+        "ema": "true" if options.ema else "false",
+        "pretrained": "" if options.pretrained is None else read_fingerprint(options.pretrained),
+        "prefix": options.prefix or "",
+        "language": options.language or "",
+    }
+
+
+def read_fingerprint(checkpoint: Path) -> str:
+    """Return the fingerprint of a checkpoint.
+
+    Raises:
+        UnreadableError: it can't be read.
+    """
+    with open_checkpoint(checkpoint) as file:
+        return examine(file, checkpoint).fingerprint
 
 
 def _sha256(text: str) -> str:
@@ -196,24 +207,22 @@ def is_made_from(record: Record, fingerprint: str, checkpoint: Path, options: Op
         options: of the conversion.
     """
     try:
-        config = _overrides(None if options.config is None else read_config(options.config))
-        pretrained = "" if options.pretrained is None else _fingerprint(options.pretrained)
+        expected = {
+            "converted_by": _CONVERTED_BY,
+            "source_fingerprint": fingerprint,
+            "config": _overrides(None if options.config is None else read_config(options.config)),
+            **_of_options(options),
+        }
     except (UsageError, UnreadableError):  # the conversion will say what is wrong with it
         return False
-    now = (
-        *(_CONVERTED_BY, fingerprint, options.dtype, _text(options.ema), options.card, config, pretrained),
-        options.language or "",
-    )
     has_card = "README.md" in record.files.split()
-    made = (record.converted_by, record.source_fingerprint, record.dtype, record.ema)
-    then = (*made, has_card, record.config, record.pretrained, record.language)
-    head = record.usual_head if options.head == "auto" else options.head
-    return then == now and record.head == head and _is_same_dictionary(record, checkpoint, options.dictionary)
-
-
-def _fingerprint(checkpoint: Path) -> str:
-    with open_checkpoint(checkpoint) as file:
-        return examine(file, checkpoint).fingerprint
+    written = record.asked if options.head == "auto" else record.head
+    return (
+        all(getattr(record, name) == value for name, value in expected.items())
+        and has_card == options.card
+        and written == options.head
+        and _is_same_dictionary(record, checkpoint, options.dictionary)
+    )
 
 
 def _is_same_dictionary(record: Record, checkpoint: Path, given: Path | None) -> bool:

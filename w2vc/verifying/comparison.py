@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from w2vc.errors import DamagedError, UsageError
 from w2vc.families.interpreter import Description
-from w2vc.options import AnyPath, Options
+from w2vc.options import AnyPath, read_options
 from w2vc.planning.plan import Plan
 from w2vc.planning.preparation import prepare
 from w2vc.planning.provenance import Record, find_record
@@ -99,15 +99,17 @@ def verify(
     directory = _directory(Path(output))
     found, weights_problem = _weights(directory)
     record = _record(directory)
-    options = Options(
-        dictionary=None if dictionary is None else Path(dictionary),
-        head=_head(directory, found, record) if head == "auto" else head,
-        dtype=_dtype(found),
-        ema=ema,
-        config=None if config is None else Path(config),
-        pretrained=None if pretrained is None else Path(pretrained),
-        card=False,
-        language=_language(record) if language is None else language,
+    options = read_options(
+        {
+            "dictionary": dictionary,
+            "head": _head(directory, found, record) if head == "auto" else head,
+            "dtype": _dtype(found),
+            "ema": ema,
+            "config": config,
+            "pretrained": pretrained,
+            "language": _language(record) if language is None else language,
+            "card": False,
+        }
     )
     prepared = prepare(Path(checkpoint), options)
     read, plan, words, description = prepared.checkpoint, prepared.plan, prepared.dictionary, prepared.description
