@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 import w2vc
 from tests.conftest import FIXTURES, checkpoint
-from w2vc.command.main import app, exit_code
+from w2vc.command.app import app
+from w2vc.command.exit_codes import exit_code
 from w2vc.errors import InconsistentError, UsageError, W2vcError
 from w2vc.options import Options
 from w2vc.planning.provenance import find_record, is_made_from
