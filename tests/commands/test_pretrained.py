@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ from typer.testing import CliRunner
 
 import w2vc
 from tests.conftest import FIXTURES, checkpoint
+from w2vc.batching.batch import batch
 from w2vc.command.app import app
 from w2vc.command.exit_codes import exit_code
 from w2vc.errors import InconsistentError, UsageError, W2vcError
 from w2vc.options import Options
 from w2vc.planning.provenance import find_record, is_made_from
+from w2vc.verifying.comparison import verify
 
 NAME = "hubert_own_recipe_ctc"
 PRETRAINED = FIXTURES / NAME / "pretrained.pt"
@@ -107,6 +110,18 @@ def test_provenance_names_both_and_a_batch_makes_it_again_with_another(tmp_path:
     for pretrained, same in ((own, True), (other, False), (None, False), (tmp_path / "none.pt", False)):
         options = Options(pretrained=pretrained)
         assert is_made_from(found.record, conversion.fingerprint, checkpoint(NAME), options) == same, pretrained
+
+
+def test_a_batch_takes_it_for_all_and_from_a_manifests_column(tmp_path: Path) -> None:
+    manifest = tmp_path / "list.csv"
+    rows = [f"{checkpoint(NAME)},fine-tuned,{PRETRAINED}", f"{checkpoint('hubert')},hubert,"]
+    manifest.write_text("\n".join(["checkpoint,output,pretrained", *rows]) + "\n")
+    with ThreadPoolExecutor(1) as executor:
+        summary = batch([manifest], tmp_path / "out", executor=executor)
+        again = batch([manifest], tmp_path / "out", executor=executor)
+    assert [result.status for result in summary.results] == ["converted"] * 2, summary
+    assert [result.status for result in again.results] == ["skipped"] * 2, again
+    assert verify(checkpoint(NAME), tmp_path / "out" / "fine-tuned", pretrained=PRETRAINED).same
 
 
 def changed(path: Path, section: str = "model", **values: object) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import w2vc
-from tests.conftest import checkpoint, options
+from tests.conftest import FIXTURES, checkpoint, options
 from w2vc.errors import UnsupportedModelError
 from w2vc.families import FAMILIES
 from w2vc.families.family import Evidence, Tensors
@@ -20,6 +20,7 @@ from w2vc.families.strangers import stranger_at_once
 from w2vc.options import Options
 from w2vc.planning.preparation import read_and_describe
 from w2vc.reading.checkpoint import read_checkpoint
+from w2vc.writing.safetensors_file import read_header
 
 PACKAGE = Path(w2vc.__file__).parent
 FOLDERS = sorted({path.parent.name for path in (PACKAGE / "families").glob("*/names.py")} - {"shared"})
@@ -151,3 +152,31 @@ def test_neighbours_of_fairseqs_models_are_known(model: str | None, tensor: str,
 def test_what_data2vecs_class_has_no_place_for_is_refused_in_words_of_its_own(name: str, key: str) -> None:
     _, _, description = read_and_describe(checkpoint(name), Options())
     assert [refused.key for refused in description.refusals_for("none")] == [f"cfg.model.{key}"]
+
+
+# --- the same weights in another form
+
+
+@pytest.mark.parametrize(("name", "other"), [("hubert", "namespace.pt"), ("data2vec_audio", "final_proj_0.pt")])
+def test_another_form_of_the_same_weights_makes_the_same_model(name: str, other: str, tmp_path: Path) -> None:
+    w2vc.convert(checkpoint(name), tmp_path / "one", card=False)
+    w2vc.convert(FIXTURES / name / other, tmp_path / "other", card=False)
+    one, other_one = (read_header(tmp_path / folder / "model.safetensors") for folder in ("one", "other"))
+    assert {key: value for key, value in one.items() if key != "__metadata__"} == {
+        key: value for key, value in other_one.items() if key != "__metadata__"
+    }
+    data = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("one", "other")]
+    sizes = [8 + int.from_bytes(each[:8], "little") for each in data]
+    assert data[0][sizes[0] :] == data[1][sizes[1] :]
+    configs = [(tmp_path / folder / "config.json").read_bytes() for folder in ("one", "other")]
+    assert configs[0] == configs[1]
+
+
+def test_data2vecs_teacher_is_dropped_as_what_it_is() -> None:
+    plan = w2vc.inspect(checkpoint("data2vec_audio")).plan
+    assert plan is not None
+    reasons = {drop.source.name: drop.reason for drop in plan.drops}
+    teacher = {name for name in reasons if name.startswith("_ema.")}
+    assert len(teacher) > 10
+    assert {reasons[name] for name in teacher} == {"the teacher of pretraining, a moving average of the model"}
+    assert reasons.keys() - teacher == {"final_proj.weight", "final_proj.bias"}

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import w2vc
 from tests.conftest import checkpoint, recorded
@@ -98,3 +100,18 @@ def test_a_config_may_choose_the_width_of_a_classifier_where_no_projection_is_ke
     assert json.loads((tmp_path / "out" / "config.json").read_bytes())["classifier_proj_size"] == 77
     with pytest.raises(InconsistentError, match="classifier_proj_size"):
         w2vc.convert(checkpoint("hubert"), tmp_path / "other", head="projection", config=config)
+
+
+def test_verify_takes_the_projection_for_what_it_is_and_finds_a_changed_one(tmp_path: Path) -> None:
+    w2vc.convert(checkpoint("hubert"), tmp_path / "out", head="projection")
+    verified = w2vc.verify(checkpoint("hubert"), tmp_path / "out")
+    assert verified.same
+    assert any("mask of frames" in note for note in verified.notes)
+    weights = tmp_path / "out" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["final_proj.bias"][3] += 1
+    with safe_open(weights, "pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, weights, metadata)
+    found = w2vc.verify(checkpoint("hubert"), tmp_path / "out").findings
+    assert any("final_proj.bias" in finding.where for finding in found), found
