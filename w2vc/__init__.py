@@ -1,4 +1,4 @@
-"""Convert fairseq wav2vec2-conformer checkpoints to Hugging Face transformers: exact or refused, without fairseq.
+"""Convert fairseq's speech encoders to Hugging Face transformers: exact or refused, without fairseq.
 
     import w2vc
 

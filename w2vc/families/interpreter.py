@@ -120,15 +120,18 @@ def describe(checkpoint: Checkpoint, *, strict: bool = False) -> Description:
         UnsupportedModelError: it is of no family.
         InconsistentError: cfg and tensors, or the tensors among themselves, don't fit; all problems are listed.
     """
-    tensors = Tensors({encoder_name(name): tensor for name, tensor in checkpoint.tensors.items()})
+    evidence = _evidence(checkpoint)
+    return _Reading(_recognised(checkpoint, evidence), evidence, Cfg(checkpoint.cfg), strict=strict).description()
+
+
+def _evidence(checkpoint: Checkpoint) -> Evidence:
     cfg = Cfg(checkpoint.cfg)
-    evidence = Evidence(
-        tensors=tensors,
+    return Evidence(
+        tensors=Tensors({encoder_name(name): tensor for name, tensor in checkpoint.tensors.items()}),
         model=_name(cfg, "model"),
         inner=_name(cfg, _INNER_SECTION),
-        fine_tuned=_is_fine_tuned(checkpoint),
+        fine_tuned=any(name.startswith(_FINE_TUNED) for name in checkpoint.tensors),
     )
-    return _Reading(_recognised(checkpoint, evidence), evidence, cfg, strict=strict).description()
 
 
 def describe_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Checkpoint, Description]:
@@ -144,31 +147,23 @@ def describe_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Check
         UsageError: the checkpoint isn't fine-tuned, or carries its architecture.
         RefusedError: as ``describe``; or the two don't belong together.
     """
-    if not _is_fine_tuned(checkpoint) or Cfg(checkpoint.cfg).keys(_INNER_SECTION):
+    if not _evidence(checkpoint).fine_tuned or Cfg(checkpoint.cfg).keys(_INNER_SECTION):
         raise UsageError(
             f"--pretrained is given, but {checkpoint.path} carries its architecture itself.",
             advice="Leave --pretrained out.",
         )
-    found = describe(pretrained)
+    found, inner = describe(pretrained), _evidence(pretrained)
     model = checkpoint.cfg.get("model")
     outer = dict(model) if isinstance(model, Mapping) else {}
     whole = replace(checkpoint, cfg={**checkpoint.cfg, "model": {**outer, "w2v_args": pretrained.cfg}})
-    description = describe(whole, strict=True)
-    if _is_fine_tuned(pretrained) or found.family is not description.family:
+    family = _recognised(whole, _evidence(whole))
+    if inner.fine_tuned or found.family is not family:
         raise InconsistentError(
-            f"{pretrained.path} is {_kind(pretrained, found)}, and {checkpoint.path} was fine-tuned from a pretrained "
-            f"{description.family.name}.",
+            f"{pretrained.path} is a {'fine-tuned' if inner.fine_tuned else 'pretrained'} {found.family.name}, and "
+            f"{checkpoint.path} was fine-tuned from a pretrained {family.name}.",
             advice=_OTHER_PRETRAINED,
         )
-    return whole, description
-
-
-def _kind(checkpoint: Checkpoint, description: Description) -> str:
-    return f"a {'fine-tuned' if _is_fine_tuned(checkpoint) else 'pretrained'} {description.family.name}"
-
-
-def _is_fine_tuned(checkpoint: Checkpoint) -> bool:
-    return any(name.startswith(_FINE_TUNED) for name in checkpoint.tensors)
+    return whole, describe(whole, strict=True)
 
 
 def _name(cfg: Cfg, section: str) -> str | None:

@@ -104,5 +104,7 @@ def stage_map(description: Description, plan: Plan) -> StageMap:
         taps=encoder_taps(layers, norm_after=norm_after, made_layer=plan.config["num_hidden_layers"] != layers),
         heads=_HEADS.get(plan.head, ()),
         scores="quantizer.weight_proj" if plan.head == "pretraining" else None,
-        model_name="wav2vec_ctc" if description.own_head == "ctc" else "wav2vec2",
+        frame_mask=description.family.frame_mask,
+        beside_the_class=frozenset(plan.beyond),
+        model_name=description.family.registered[description.own_head == "ctc"],
     )

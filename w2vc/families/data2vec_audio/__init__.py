@@ -53,4 +53,5 @@ FAMILY = Family(
     card_summary=transformer.summary,
     traits=lambda facts: {"layer_norm_first": facts["layer_norm_first"], "activation_fn": facts["activation_fn"]},
     reference=_reference,
+    registered=(_NAME, "wav2vec_ctc"),
 )

@@ -66,4 +66,6 @@ FAMILY = Family(
     further_heads=lambda facts: () if facts["projection_width"] is None else ("projection",),
     snippets=card.snippets,
     card_notes=card.notes,
+    registered=("hubert", "wav2vec_ctc"),
+    frame_mask="fairseq",
 )
