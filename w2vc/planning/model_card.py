@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
 from w2vc.reading.checkpoint import Checkpoint
@@ -81,6 +83,7 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         f"- class: `{plan.model_class}`",
         f"- encoder: {_encoder(description)}",
         f"- input: {description.sample_rate:,} Hz mono, {audio}",
+        *_languages(plan),
         f"- fingerprint of the source: `{checkpoint.archive.fingerprint}`",
         "",
         *_good_to_know(description),
@@ -97,6 +100,13 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
 def _good_to_know(description: Description) -> list[str]:
     notes = description.family.notes(description.facts)
     return ["Good to know:", "", *(f"- {note}" for note in notes), ""] if notes else []
+
+
+def _languages(plan: Plan) -> Iterator[str]:
+    if plan.adapters:
+        others = [name for name in plan.languages if name != plan.language]
+        yield f"- language: {plan.language}, which can be exchanged for {', '.join(others)}:"
+        yield f'  `model.load_adapter("{others[0]}")` and `processor.tokenizer.set_target_lang("{others[0]}")`'
 
 
 def _encoder(description: Description) -> str:
