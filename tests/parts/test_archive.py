@@ -378,7 +378,7 @@ def test_a_zip64_directory_end_that_disagrees_is_refused(end64: dict[str, bytes 
 
 
 def test_a_giant_pickle_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LIMITS, "pickle bytes", Limit(10, "bytes", ""))  # type: ignore[arg-type]  # a dict
+    monkeypatch.setitem(LIMITS, "pickle bytes", Limit(10, "bytes", ""))
     with pytest.raises(UnsafeError, match="the limit is 10"):
         examined(GOOD)
 

@@ -393,7 +393,7 @@ def test_what_would_take_memory_or_time_without_bound_is_refused_in_seconds(body
 
 
 def test_a_pickle_larger_than_any_checkpoint_s_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LIMITS, "pickle bytes", Limit(10, "bytes", ""))  # type: ignore[arg-type]  # a dict
+    monkeypatch.setitem(LIMITS, "pickle bytes", Limit(10, "bytes", ""))
     with pytest.raises(UnsafeError, match="a pickle of 26 bytes; the limit is 10"):
         read_program(a_program(a_list(*[b"N"] * 20)), "a.pt")
 

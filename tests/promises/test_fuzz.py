@@ -77,6 +77,6 @@ def test_the_rule_is_enforced(
     then: Callable[[Path], object], words: str, seed: Seed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if then is wait_too_long:
-        monkeypatch.setattr("tests.fuzz.SECONDS_A_CASE", 1)
+        monkeypatch.setattr("tests.support.fuzz.SECONDS_A_CASE", 1)
     monkeypatch.setattr(w2vc, "convert", after_converting(then))
     assert verdict(seed, seed.data, tmp_path).startswith(words)

@@ -314,7 +314,7 @@ def verdict(seed: Seed, data: bytes, folder: Path) -> str:
     path, output = folder / "mutated.pt", folder / "out"
     path.write_bytes(data)
     try:
-        with _alarm(SECONDS_A_CASE):
+        with alarm(SECONDS_A_CASE):
             w2vc.convert(path, output)
     except W2vcError:
         left = [place.name for place in folder.iterdir() if place != path]
@@ -335,7 +335,9 @@ def verdict(seed: Seed, data: bytes, folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _alarm(seconds: int) -> Iterator[None]:
+def alarm(seconds: int) -> Iterator[None]:
+    """Raises TooSlow in the block after so many seconds."""
+
     def too_slow(_number: int, _frame: FrameType | None) -> None:
         raise TooSlow(f"after {seconds} s")
 

@@ -81,18 +81,18 @@ class Spoken:
         return None if carries and self.checkpoint.dictionary is not None else self.description.labels
 
 
-def in_one_language(checkpoint: Checkpoint, wanted: str | None) -> Spoken:
-    """Describe a checkpoint and choose its language.
+def in_one_language(checkpoint: Checkpoint, description: Description, wanted: str | None) -> Spoken:
+    """Choose the language of a checkpoint.
 
     Args:
         checkpoint: as it was read.
+        description: of it.
         wanted: the language's name or number; None takes the first.
 
     Raises:
         UsageError: there is no such language; tells which there are.
         InconsistentError: the languages' tensors don't fit together.
     """
-    description = describe(checkpoint)
     by_language = _by_language(checkpoint, description)
     if not by_language:
         if wanted is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from w2vc.families.family import Head
 from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
 from w2vc.reading.checkpoint import Checkpoint
@@ -17,7 +18,7 @@ _TITLES = {
     "none": "the encoder alone",
 }
 
-_SNIPPETS = {
+_SNIPPETS: Mapping[Head, str] = {
     "ctc": """\
 import wave
 
@@ -64,7 +65,9 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         if plan.dtype == "float32"
         else f"Its weights are fairseq's, stored as {plan.dtype}."
     )
-    snippet = _SNIPPETS[plan.head].format(model_class=plan.model_class, sample_rate=description.sample_rate)
+    snippets = dict(_SNIPPETS)
+    snippets.update(description.family.snippets(description.facts))
+    snippet = snippets[plan.head].format(model_class=plan.model_class, sample_rate=description.sample_rate)
     audio = "normalised to zero mean and unit variance" if description.normalize else "as it is"
     lines = [
         "---",
@@ -86,7 +89,7 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         *_languages(plan),
         f"- fingerprint of the source: `{checkpoint.archive.fingerprint}`",
         "",
-        *_good_to_know(description),
+        *_good_to_know(description, plan),
         "Run in this directory:",
         "",
         "```python",
@@ -97,8 +100,9 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
     return "\n".join(lines).encode()
 
 
-def _good_to_know(description: Description) -> list[str]:
-    notes = description.family.notes(description.facts)
+def _good_to_know(description: Description, plan: Plan) -> list[str]:
+    family, facts = description.family, description.facts
+    notes = (*family.notes(facts), *family.card_notes(facts, plan.head))
     return ["Good to know:", "", *(f"- {note}" for note in notes), ""] if notes else []
 
 

@@ -118,7 +118,7 @@ LIMITS: Mapping[str, Limit] = {
         64 * 2**20, "bytes of dictionary", "the largest have some hundred thousand symbols of ten bytes"
     ),
     "symbols": Limit(2_600_000, "symbols", "the largest vocabulary in use has 260,000"),
-    "symbol": Limit(1000, "characters in one symbol", "words and sentence pieces have below 100"),
+    "symbol": Limit(1000, "characters in one of its symbols", "words and sentence pieces have below 100"),
     "repeated symbols": Limit(
         1000, "symbols that repeat earlier ones", "repeating one is done by hand (#fairseq:overwrite), a few times"
     ),

@@ -138,8 +138,10 @@ def read_checkpoint(
         identity = identity_of(file.fileno())
         if passed is not None:
             passed(file, archive)
+        # What this refuses needs no torch.
+        found = _Saved(archive).checkpoint(identity, ema=ema)
         confirm_with_torch(file, archive)
-    return _Saved(archive).checkpoint(identity, ema=ema)
+    return found
 
 
 class _Saved:
@@ -236,7 +238,8 @@ class _Saved:
             parts = fields(value, self.globals) or {}
             if fields(parts.get("model"), self.globals) is not None:
                 where = f"adapter[{shown(language, 40)}]"
-                tensors = self.state_dict(parts["model"], f"{where}['model']").tensors
+                own = self.state_dict(parts["model"], f"{where}['model']").tensors
+                tensors = {name: replace(tensor, adapter=language) for name, tensor in own.items()}
                 found[language] = Adapter(tensors, self.dictionary(parts.get("task_state"), f"{where}.task_state"))
         return found
 

@@ -66,7 +66,7 @@ class _Comparison:
     def compare(self, found: Any, made: Any, where: tuple[Any, ...], left: list[_Pair]) -> str:
         """Return what differs; put what is inside on the list of what is left to compare."""
         if type(found) is not Node:
-            return "" if _same_scalar(found, made) else f"{shown(found)} or {shown(made)}"
+            return _differ(found, made)
         if id(found) in self._made:
             return "" if self._made[id(found)] is made else "one object, or two"
         self._made[id(found)] = made
@@ -80,12 +80,15 @@ class _Comparison:
     def compare_mapping(self, kind: Any, found: Node, made: Any, where: tuple[Any, ...], left: list[_Pair]) -> str:
         if type(made) is not kind:
             return _types(kind, made)
-        ours, theirs = list(entries(found).values()), list(dict.items(made))
-        if len(ours) != len(theirs):
-            return f"{len(ours)} entries or {len(theirs)}"
-        for (key, value), (made_key, made_value) in zip(ours, theirs, strict=True):
-            left.append((key, made_key, where))
-            left.append((value, made_value, (key, where)))
+        ours: Any = zip(found.items[::2], found.items[1::2], strict=True)
+        if 2 * len(made) != len(found.items):  # then some keys were equal
+            ours = entries(found).values()
+            if len(ours) != len(made):
+                return f"{len(ours)} entries or {len(made)}"
+        for (key, value), (made_key, made_value) in zip(ours, dict.items(made), strict=True):
+            problem = _now_or_later(key, made_key, where, left) or _now_or_later(value, made_value, (key, where), left)
+            if problem:
+                return f"{shown(key)}: {problem}"
         return ""
 
     def compare_list(self, found: Node, made: Any, where: tuple[Any, ...], left: list[_Pair]) -> str:
@@ -99,9 +102,11 @@ class _Comparison:
             return _types(kind, made)
         if len(ours) != len(made):
             return f"{len(ours)} elements or {len(made)}"
-        if not _are_same_texts(ours, made):
-            left.extend((our, their, (index, where)) for index, (our, their) in enumerate(zip(ours, made, strict=True)))
-        return ""
+        problems = (
+            _now_or_later(our, their, (index, where), left)
+            for index, (our, their) in enumerate(zip(ours, made, strict=True))
+        )
+        return "" if _are_same_texts(ours, made) else next(filter(None, problems), "")
 
     def compare_set(self, found: Node, made: Any, _where: tuple[Any, ...], _left: list[_Pair]) -> str:
         if type(made) is not set:
@@ -222,6 +227,18 @@ def _bytes(node: Node) -> bytes:
 
 def _bits(value: complex) -> bytes:
     return struct.pack("<2d", value.real, value.imag)
+
+
+def _now_or_later(found: Any, made: Any, where: tuple[Any, ...], left: list[_Pair]) -> str:
+    """What differs between two scalars; anything else is put on the list."""
+    if type(found) is not Node:
+        return _differ(found, made)
+    left.append((found, made, where))
+    return ""
+
+
+def _differ(found: Any, made: Any) -> str:
+    return "" if _same_scalar(found, made) else f"{shown(found)} or {shown(made)}"
 
 
 def _same_scalar(found: Any, made: Any) -> bool:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from w2vc.errors import DictionaryError, UsageError, shown
+from w2vc.paths import read_small_file
 from w2vc.reading.budget import LIMITS
-from w2vc.reading.opening import open_regular, read_up_to
 
 SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
 """Indices 0 to 3 of every dictionary (``Dictionary.__init__``)."""
@@ -147,18 +147,7 @@ def read_dictionary(path: Path) -> Dictionary:
         UsageError: the file can't be read.
         DictionaryError: it is not UTF-8, or not a dictionary.
     """
-    most = LIMITS["dictionary bytes"].most
-    try:
-        with open_regular(path) as file:
-            data = read_up_to(file, most + 1)
-    except OSError as error:
-        raise UsageError(
-            f"the dictionary {path} can't be read: {error.strerror}", advice="Give a dict.txt file, or its folder."
-        ) from error
-    if len(data) > most:
-        raise DictionaryError(
-            f"the dictionary {path} is larger than {most // 2**20} MiB", advice="Is it a dictionary at all?"
-        )
+    data = read_small_file(path, "dictionary", LIMITS["dictionary bytes"].most, "Give a dict.txt file, or its folder.")
     try:
         return parse_dictionary(data.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:

@@ -285,7 +285,7 @@ class Objects:
         """Refuse what changes what torch makes of a tensor, or hides a dict's methods; at the end, when all is made."""
         if not all(map(is_empty, self._must_be_empty)):
             self._budget.refuse(
-                "has a tensor with hooks, metadata (a negation or conjugation) or attributes, which change what it says"
+                "has a tensor with hooks, metadata (a negation or conjugation) or a state, which change what it says"
             )
         for target in self._attributes:
             for state in target.states:

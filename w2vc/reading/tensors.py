@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from w2vc.errors import DamagedError, shown
 from w2vc.reading.budget import LIMITS
@@ -14,6 +15,9 @@ from w2vc.reading.record import Record
 from w2vc.reading.source import GET_AGAIN
 from w2vc.reading.storages import TensorUse
 from w2vc.reading.values import Globals, described, fields
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1}
 ITEM_BYTES |= {"uint8": 1, "bool": 1}
@@ -31,6 +35,8 @@ class SourceTensor:
         dtype: torch's name without ``torch.``.
         storage: the record that holds its storage.
         offset: of its first element, in bytes from the beginning of the record.
+        adapter: the language whose adapter it is in, where the file has adapters of their own (MMS).
+        index: the place of the first axis that it is, where it is a part of the file's tensor.
     """
 
     name: str
@@ -39,14 +45,22 @@ class SourceTensor:
     dtype: str
     storage: Record
     offset: int
+    adapter: str = ""
+    index: int | None = None
+
+    @property
+    def key(self) -> str:
+        """The name under which ``load_with_bytes`` gives the file's tensor."""
+        return f"adapter.{self.adapter}.{self.name}" if self.adapter else self.name
+
+    def of(self, loaded: Tensor) -> Tensor:
+        """Return this tensor's values out of the file's tensor."""
+        return loaded if self.index is None else loaded[self.index].reshape(self.shape)
 
     @property
     def elements(self) -> int:
         """How many elements it has."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -74,7 +88,7 @@ class SourceTensor:
     def narrowed(self, index: int) -> SourceTensor:
         """Return the part at one place of the first axis, which stays as an axis of one."""
         place = self.offset + index * self.stride[0] * ITEM_BYTES[self.dtype]
-        return replace(self, shape=(1, *self.shape[1:]), offset=place)
+        return replace(self, shape=(1, *self.shape[1:]), offset=place, index=index)
 
     def selected(self, index: int) -> SourceTensor:
         """Return the part at one place of the first axis, without that axis."""

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import BinaryIO
 
 from w2vc.errors import DamagedError
@@ -44,12 +45,15 @@ class RecordCheck:
         self._wrong: dict[Record, None] = {}
         self._not_finite: dict[Record, int] = {}
         self._failure: BaseException | None = None
+        self._is_over = False
 
     def __enter__(self) -> RecordCheck:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self._waiting.clear()
+        # Nobody waits for a record of gigabytes whose file has been refused.
+        self._is_over = True
         if self._thread is not None:
             self._thread.join()
         if self._source >= 0:
@@ -65,8 +69,10 @@ class RecordCheck:
         self._source = os.dup(file.fileno())
         for tensor in archive.program.model_tensors:
             self._add(archive.records[f"data/{tensor.storage.key}"], tensor.dtype)
-        self._thread = threading.Thread(target=self.work, name="checksums", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self.work, name="checksums", daemon=True)
+        with suppress(RuntimeError):  # no thread is to be had: finish() does all of it
+            thread.start()
+            self._thread = thread
 
     def finish(self, source: int, checkpoint: Checkpoint, plan: Plan) -> tuple[Mapping[str, int], int]:
         """Looks at what is left of the plan's records, on this thread too.
@@ -147,6 +153,8 @@ class RecordCheck:
                 count += _not_finite(piece[: len(piece) - len(piece) % ITEM_BYTES[dtype]], dtype)
             crc32.add(piece)
             done += len(piece)
+            if self._is_over or self.is_hopeless:
+                return
         if record.crc32 is not None and crc32.value != record.crc32:
             self._wrong[record] = None
         if count:

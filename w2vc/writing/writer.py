@@ -7,30 +7,31 @@ values looked at; transformers' own classes, slow to import, load meanwhile.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2vc.errors import DamagedError, InconsistentError
-from w2vc.families.family import Edit, FirstRow, Scale
+from w2vc.families.family import Edit, Scale
 from w2vc.planning.plan import Make, Move, Plan, different
 from w2vc.planning.provenance import WEIGHTS as WEIGHTS
 from w2vc.reading.archive import open_checkpoint
-from w2vc.reading.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor, identity_of
+from w2vc.reading.checkpoint import Checkpoint, SourceTensor, identity_of
 from w2vc.writing.acceptance import accept, load_classes
-from w2vc.writing.kernel_copy import copy_range, read_into, reserve, write_at, written_back_meanwhile
+from w2vc.writing.background import Background
+from w2vc.writing.kernel_copy import copy_range, reserve, write_at, written_back_meanwhile
 from w2vc.writing.output_directory import output_directory, sync
 from w2vc.writing.record_check import RecordCheck
 from w2vc.writing.safetensors_file import DTYPE_CODES, Layout, layout
+from w2vc.writing.strided import strided_values
 
 if TYPE_CHECKING:
     import torch
 
-# How many bytes of a tensor are cast at a time: no more than torch casts without waking its other threads.
-_PIECE = 2**17
+# How many elements of a made tensor are held at a time.
+_MADE_AT_ONCE = 2**15
 
 Watch = Callable[[int, int], None]
 """Told how many of how many bytes are done."""
@@ -59,6 +60,7 @@ def write(
     check: RecordCheck,
     metadata: Mapping[str, str],
     force: bool = False,
+    protected: Sequence[Path] = (),
     watch: Watch | None = None,
 ) -> Written:
     """Writes the directory that the plan describes.
@@ -70,6 +72,7 @@ def write(
         check: of the checkpoint's records, begun or not.
         metadata: for the safetensors file.
         force: replace an earlier conversion.
+        protected: files that are never replaced or removed.
         watch: told of the progress.
 
     Raises:
@@ -78,7 +81,8 @@ def write(
         InconsistentError: tensors that have to be equal aren't.
     """
     places = {name: _layout(tensors, metadata) for name, tensors in plan.weights.items()}
-    with output_directory(output, force=force) as building, ThreadPoolExecutor(2) as threads:
+    placed = output_directory(output, force=force, protected=protected)
+    with placed as building, Background() as threads:
         classes = threads.submit(load_classes, plan.config_class, with_tokenizer=plan.vocabulary is not None)
         with open_checkpoint(checkpoint.path) as file, _unchanged(file.fileno(), checkpoint):
             done = _Done(sum(place.size for place in places.values()), watch)
@@ -173,12 +177,6 @@ def _as_it_is(tensor: Move) -> bool:
     return tensor.dtype == tensor.source.dtype and tensor.source.is_contiguous and tensor.edit is None
 
 
-def _read_exactly(source: int, start: int, count: int) -> bytearray:
-    taken = bytearray(count)
-    read_into(source, memoryview(taken), start)
-    return taken
-
-
 def _hold_equal(source: int, tensor: Move) -> None:
     """The tensors that become one have to be equal: there is one a layer, of a few hundred bytes."""
     if not tensor.equals:
@@ -194,27 +192,29 @@ def _bytes_of(source: int, tensor: SourceTensor) -> bytes:
 
 
 def _pieces(source: int, tensor: SourceTensor, dtype: str, edit: Edit | None) -> Iterator[bytes]:
-    """Give a tensor's elements in order, edited and cast to ``dtype``, a bounded number of rows at a time."""
+    """Give a tensor's elements in order, edited and cast to ``dtype``, a bounded number of them at a time."""
     import torch
 
-    kind = getattr(torch, dtype)
-    first = True
-    for values in _rows(source, tensor):
-        if isinstance(edit, Scale):
-            values = values.to(torch.float64) * edit.factor
-        elif isinstance(edit, FirstRow) and first and values.numel():
-            values = _with_first_row(values, edit, kind)
-        first = False
-        yield _as_bytes(values.to(kind))
+    kind, start = getattr(torch, dtype), 0
+    for values in _values(source, tensor):
+        yield _as_bytes(_edited(values, tensor, edit, start, kind))
+        start += len(values)
 
 
-def _with_first_row(values: torch.Tensor, edit: FirstRow, kind: torch.dtype) -> torch.Tensor:
-    """Change row 0 in double precision, so that the sum is rounded once."""
+def _edited(
+    values: torch.Tensor, tensor: SourceTensor, edit: Edit | None, start: int, kind: torch.dtype
+) -> torch.Tensor:
+    """Edit and cast some elements, the first of which is at ``start``; computed in double precision, rounded once."""
     import torch
 
-    row = values.to(torch.float64) if values.dim() else values.to(torch.float64).reshape(1)
-    row[0] = row[0] + edit.value if edit.mode == "add" else edit.value
-    return torch.cat([row[:1].to(kind), values[1:].to(kind)])
+    if isinstance(edit, Scale):
+        return (values.to(torch.float64) * edit.factor).to(kind)
+    if edit is None:
+        return values.to(kind)
+    in_first_row = max(tensor.elements // (tensor.shape or (1,))[0] - start, 0)
+    first = values[:in_first_row].to(torch.float64)
+    first = first + edit.value if edit.mode == "add" else torch.full_like(first, edit.value)
+    return torch.cat([first.to(kind), values[in_first_row:].to(kind)])
 
 
 def _as_bytes(values: torch.Tensor) -> bytes:
@@ -224,25 +224,11 @@ def _as_bytes(values: torch.Tensor) -> bytes:
     return bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""
 
 
-def _rows(source: int, tensor: SourceTensor) -> Iterator[torch.Tensor]:
-    """A tensor along its first axis, in pieces of up to ``_PIECE`` bytes (one row at least)."""
-    import torch
-
-    dtype = getattr(torch, tensor.dtype)
-    if not tensor.shape or tensor.elements == 0:
-        taken = _read_exactly(source, tensor.storage.offset + tensor.offset, tensor.nbytes)
-        yield torch.frombuffer(taken, dtype=dtype).reshape(tensor.shape)
-        return
-    rows, row_stride = tensor.shape[0], tensor.stride[0]
-    item = ITEM_BYTES[tensor.dtype]
-    row_span = tensor.span - (rows - 1) * row_stride * item
-    at_once = max(1, _PIECE // max(row_stride * item, 1)) if row_span <= row_stride * item else rows
-    for start in range(0, rows, at_once):
-        count = min(at_once, rows - start)
-        span = (count - 1) * row_stride * item + row_span
-        place = tensor.storage.offset + tensor.offset + start * row_stride * item
-        values = torch.frombuffer(_read_exactly(source, place, span), dtype=dtype)
-        yield values.as_strided((count, *tensor.shape[1:]), tensor.stride)
+def _values(source: int, tensor: SourceTensor) -> Iterator[torch.Tensor]:
+    """A tensor's elements in the order of its axes, flat, a bounded number of them at a time."""
+    start = tensor.storage.offset + tensor.offset
+    if tensor.elements:
+        yield from strided_values(source, start, tensor.shape, tensor.stride, tensor.dtype)
 
 
 def _made(tensor: Make) -> Iterator[bytes]:
@@ -259,7 +245,7 @@ def _made(tensor: Make) -> Iterator[bytes]:
         fill = {"zeros": 0.0, "ones": 1.0, "constant": tensor.value}[tensor.content]
         left = math.prod(tensor.shape)
         while left:
-            count = min(left, _PIECE // ITEM_BYTES[tensor.dtype])
+            count = min(left, _MADE_AT_ONCE)
             yield _as_bytes(torch.full((count,), fill, dtype=dtype))
             left -= count
 

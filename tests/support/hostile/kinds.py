@@ -33,7 +33,7 @@ _OTHER_KINDS: dict[str, tuple[bytes, str]] = {
     "numpy_array": (b"\x93NUMPY\x01\0v\0{'descr': '<f4'}", "numpy"),
     "numpy_archive": (zipped([Part("a.npy", b"\x93NUMPY")]), "numpy"),
     "recording": (b"RIFF\x24\0\0\0WAVEfmt ", "WAV"),
-    "program": (b"\x7fELF" + bytes(100), "program"),
+    "program": (b"\x7fELF" + bytes(100), "unknown kind"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
     "onnx": (b"\x08\x07\x12\x07pytorch", "ONNX"),
     "gguf": (b"GGUF" + bytes(100), "GGUF"),
@@ -92,13 +92,13 @@ def random_device(path: Path) -> None:
 
 @hostile_place("wrong file types", 3, "a socket")
 def listening_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        here = Path.cwd()
-        os.chdir(path.parent)  # the path of a socket can't be long
-        try:
-            listener.bind(path.name)
-        finally:
-            os.chdir(here)
+    # The path of a socket can't be long.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)
 
 
 @hostile_place("wrong file types", 3, "can't be opened")
