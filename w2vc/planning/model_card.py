@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from w2vc.families.family import Head
 from w2vc.families.interpreter import Description
@@ -86,6 +86,7 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         f"- class: `{plan.model_class}`",
         f"- encoder: {_encoder(description)}",
         f"- input: {description.sample_rate:,} Hz mono, {audio}",
+        *_languages(plan),
         f"- fingerprint of the source: `{checkpoint.archive.fingerprint}`",
         "",
         *_good_to_know(description, plan),
@@ -103,6 +104,13 @@ def _good_to_know(description: Description, plan: Plan) -> list[str]:
     family, facts = description.family, description.facts
     notes = (*family.notes(facts), *family.card_notes(facts, plan.head))
     return ["Good to know:", "", *(f"- {note}" for note in notes), ""] if notes else []
+
+
+def _languages(plan: Plan) -> Iterator[str]:
+    if plan.adapters:
+        others = [name for name in plan.languages if name != plan.language]
+        yield f"- language: {plan.language}, which can be exchanged for {', '.join(others)}:"
+        yield f'  `model.load_adapter("{others[0]}")` and `processor.tokenizer.set_target_lang("{others[0]}")`'
 
 
 def _encoder(description: Description) -> str:
