@@ -364,9 +364,7 @@ def test_a_csv_manifest_says_for_each_checkpoint_what_differs_from_the_options(t
     jobs = jobs_of(manifest, tmp_path / "out")
     assert jobs["one"].checkpoint == tmp_path / "in" / "a.pt"
     assert jobs["one"].output == tmp_path / "out" / "x" / "one"
-    assert jobs["one"].options == Options(
-        tmp_path / "in" / "d.txt", "none", "keep", True, tmp_path / "in" / "c.json"
-    )
+    assert jobs["one"].options == Options(tmp_path / "in" / "d.txt", "none", "keep", True, tmp_path / "in" / "c.json")
     assert jobs["b"].options == Options(dtype="float16")
 
 

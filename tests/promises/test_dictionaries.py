@@ -158,7 +158,9 @@ def test_the_acceptance_loads_the_same_tokenizer_as_a_user(name: str, tmp_path: 
 
 
 def pieces(count: int) -> Dictionary:
-    return Dictionary((*SPECIAL_SYMBOLS, *(f"\N{LOWER ONE EIGHTH BLOCK}piece{number}" for number in range(count))), "many")
+    return Dictionary(
+        (*SPECIAL_SYMBOLS, *(f"\N{LOWER ONE EIGHTH BLOCK}piece{number}" for number in range(count))), "many"
+    )
 
 
 def test_the_acceptance_loads_the_same_tokenizer_for_sentence_pieces(tmp_path: Path) -> None:
@@ -185,7 +187,8 @@ def test_the_acceptance_is_linear_in_the_vocabulary(tmp_path: Path, monkeypatch:
     """The vocabulary is copied as often for many symbols as for few; with one call for each it would be 4,000 times."""
     from transformers.models.wav2vec2.tokenization_wav2vec2 import Wav2Vec2CTCTokenizer
 
-    get_vocab, copies = Wav2Vec2CTCTokenizer.get_vocab, []
+    get_vocab = Wav2Vec2CTCTokenizer.get_vocab
+    copies: list[int] = []
 
     def counted(self: Any) -> Any:
         copies[-1] += 1

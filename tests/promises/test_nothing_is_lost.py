@@ -1,4 +1,4 @@
-"""Whatever is asked for, nothing is lost that w2vc didn't write: not the input, not a neighbour, not an empty folder."""
+"""Whatever is asked for, nothing is lost that w2vc didn't write: not the input, not a neighbour, not a folder."""
 
 from __future__ import annotations
 
@@ -78,7 +78,10 @@ STRANGERS: dict[str, Callable[[Path], object]] = {
     "a folder called README.md in an output": nested,
     "a link called config.json in an output": linked,
     "a link to somebody's weights": weights_linked,
-    "an output with a file beside": lambda directory: (convert(SOURCE, directory), (directory / "x.txt").touch()),
+    "an output with a file beside": lambda directory: (
+        convert(SOURCE, directory),
+        (directory / "x.txt").write_text(""),
+    ),
 }
 
 
@@ -242,7 +245,8 @@ def test_an_error_in_the_midst_of_writing_leaves_no_folders_behind(
 def test_a_folder_that_another_takes_away_before_it_is_used_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make, taken = Path.mkdir, []
+    taken: list[Path] = []
+    make = Path.mkdir
 
     def taken_away(self: Path, *arguments: Any, **options: Any) -> None:
         if ".w2vc-" in self.name and not taken:

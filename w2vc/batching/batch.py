@@ -1,7 +1,7 @@
 """Many checkpoints, whatever becomes of single ones: in worker processes here, or over another executor.
 
-What is complete and was made of the same checkpoint with the same options is skipped (``planning/provenance.py``), so that a
-batch that was interrupted, or grew, is finished by running it again.
+What is complete and was made of the same checkpoint with the same options is skipped
+(``planning/provenance.py``), so that a batch that was interrupted, or grew, is finished by running it again.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class BatchSummary:
         values = self.values()
         counts = ", ".join(f"{values[status]} {status}" for status in (*STATUSES, "unfinished") if values[status])
         nothing = "; nothing new was converted" if values["skipped"] and not values["converted"] else ""
-        return f"{self.jobs} {'checkpoint' if self.jobs == 1 else 'checkpoints'}: {counts}{nothing}, in {self.seconds:.1f} s"
+        what = "checkpoint" if self.jobs == 1 else "checkpoints"
+        return f"{self.jobs} {what}: {counts}{nothing}, in {self.seconds:.1f} s"
 
 
 def batch(

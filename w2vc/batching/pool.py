@@ -141,9 +141,7 @@ class Pool:
         if self._deaths[index] <= _ATTEMPTS_ALONE:
             self._suspects.append(index)
         else:
-            yield lost(
-                self._jobs[index], f"Its worker process died, and again each of {_ATTEMPTS_ALONE} times alone."
-            )
+            yield lost(self._jobs[index], f"Its worker process died, and again each of {_ATTEMPTS_ALONE} times alone.")
 
     def _count_death_in_vain(self, worker: _Worker) -> None:
         """Raise if workers die one after the other before they begin; make do with the others while there are any."""
@@ -231,9 +229,12 @@ class _Worker:
 
 def worker_command(descriptor: int) -> list[str]:
     """Return the command of a worker whose end of the socket is this descriptor."""
-    package = os.path.abspath(w2vc.__file__)  # noqa: PTH100 - in the text of a program
+    package = Path(w2vc.__file__).absolute()
     program = _PROGRAM.format(
-        path=ascii(import_path()), package=ascii(package), folder=ascii(os.path.dirname(package)), descriptor=descriptor  # noqa: PTH120
+        path=ascii(import_path()),
+        package=ascii(str(package)),
+        folder=ascii(str(package.parent)),
+        descriptor=descriptor,
     )
     return [sys.executable, "-I", f"-Xutf8={sys.flags.utf8_mode}", "-c", program]
 

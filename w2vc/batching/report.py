@@ -52,7 +52,8 @@ def _open(path: Path) -> int:
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode) or not _is_report(os.pread(file, _FIRST_LINE_BYTES, 0)):
             raise OutputExistsError(
-                f"{path} is no report of an earlier batch.", advice="Give a new file, or an earlier report, with --report."
+                f"{path} is no report of an earlier batch.",
+                advice="Give a new file, or an earlier report, with --report.",
             )
         if _ends_within_a_line(file):
             _write(file, b"\n")

@@ -127,9 +127,7 @@ def _skipped(job: Job) -> Result | None:
         return None
     with open_checkpoint(job.checkpoint) as file:
         archive = examine(file, job.checkpoint)
-    if not _has_checksums(archive) or not is_made_from(
-        found.record, archive.fingerprint, job.checkpoint, job.options
-    ):
+    if not _has_checksums(archive) or not is_made_from(found.record, archive.fingerprint, job.checkpoint, job.options):
         return None
     return Result(job.checkpoint, job.output, "skipped", archive.fingerprint)
 

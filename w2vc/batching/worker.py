@@ -95,4 +95,3 @@ class _Server:
             return False
         except OSError:
             return True
-
