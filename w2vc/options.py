@@ -58,8 +58,9 @@ class Asked:
     is_path: bool = False
 
 
-def _option(default: Any, asked: Asked) -> Any:
-    return field(default=default, metadata={"asked": asked})
+def _asked(*arguments: Any, **more: Any) -> dict[str, Asked]:
+    """Metadata of a field: how the option is asked for."""
+    return {"asked": Asked(*arguments, **more)}
 
 
 @dataclass(frozen=True)
@@ -79,53 +80,55 @@ class Options:
         language: which of the model's languages to load it with, where there are several; None takes the first.
     """
 
-    dictionary: Path | None = _option(
-        None,
-        Asked(
+    dictionary: Path | None = field(
+        default=None,
+        metadata=_asked(
             "fairseq's dict.txt; not needed if the checkpoint carries it.",
             ("--dict", "--dict_path"),
             "FILE_OR_DIR",
             is_path=True,
         ),
     )
-    head: HeadOption = _option(
-        "auto", Asked("The head to write; none is the encoder alone.", ("--head",), choices=get_args(HeadOption))
+    head: HeadOption = field(
+        default="auto",
+        metadata=_asked("The head to write; none is the encoder alone.", ("--head",), choices=get_args(HeadOption)),
     )
-    dtype: DtypeOption = _option(
-        "float32",
-        Asked(
+    dtype: DtypeOption = field(
+        default="float32",
+        metadata=_asked(
             "Of the written weights; fp32, fp16 and bf16 are taken, too.",
             ("--dtype",),
             choices=get_args(DtypeOption),
             aliases=DTYPE_ALIASES,
         ),
     )
-    ema: bool = _option(False, Asked("Take the EMA weights instead of the model's.", ("--ema",)))
-    config: Path | None = _option(
-        None,
-        Asked(
+    ema: bool = field(default=False, metadata=_asked("Take the EMA weights instead of the model's.", ("--ema",)))
+    config: Path | None = field(
+        default=None,
+        metadata=_asked(
             "Take values of training and decoding from here.",
             ("--config", "--config_path"),
             "CONFIG_JSON",
             is_path=True,
         ),
     )
-    pretrained: Path | None = _option(
-        None,
-        Asked(
+    pretrained: Path | None = field(
+        default=None,
+        metadata=_asked(
             "The pretrained checkpoint, where this one carries no architecture.",
             ("--pretrained",),
             "CHECKPOINT",
             is_path=True,
         ),
     )
-    prefix: str | None = _option(
-        None, Asked("Where in somebody else's state dict the encoder is.", ("--prefix",), "PREFIX")
+    prefix: str | None = field(
+        default=None, metadata=_asked("Where in somebody else's state dict the encoder is.", ("--prefix",), "PREFIX")
     )
-    language: str | None = _option(
-        None, Asked("The language to convert, where there are several adapters.", ("--language",), "LANG")
+    language: str | None = field(
+        default=None,
+        metadata=_asked("The language to convert, where there are several adapters.", ("--language",), "LANG"),
     )
-    card: bool = _option(True, Asked("Write a model card (README.md).", ("--card/--no-card",)))
+    card: bool = field(default=True, metadata=_asked("Write a model card (README.md).", ("--card/--no-card",)))
 
     def __post_init__(self) -> None:
         problems = [problem for each in fields(self) for problem in _problems(each, getattr(self, each.name))]

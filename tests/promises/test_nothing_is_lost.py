@@ -1,4 +1,4 @@
-"""Whatever is asked for, nothing is lost that w2vc didn't write: no input, no neighbour, no empty folder."""
+"""Whatever is asked for, nothing is lost that w2vc didn't write: not the input, not a neighbour, not a folder."""
 
 from __future__ import annotations
 
@@ -247,8 +247,8 @@ def test_an_error_in_the_midst_of_writing_leaves_no_folders_behind(
 def test_a_folder_that_another_takes_away_before_it_is_used_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = Path.mkdir
     taken: list[Path] = []
+    make = Path.mkdir
 
     def taken_away(self: Path, *arguments: Any, **options: Any) -> None:
         if ".w2vc-" in self.name and not taken:

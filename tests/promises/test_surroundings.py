@@ -1,4 +1,4 @@
-"""Whatever surrounds a run (folders of modules, streams closed, full or narrow), its exit code is kept."""
+"""Whatever surrounds a run, its exit code is kept: folders full of modules, streams that are closed or full."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def two_lines(result: subprocess.CompletedProcess[str], code: int, *words: str) 
 # A current folder full of modules
 
 OTHERS = "numpy torch transformers safetensors omegaconf yaml regex typer click rich soundfile distributed tensorflow"
-OTHERS += " sitecustomize usercustomize accelerate sklearn scipy kenlm phonemizer typing_extensions tokenizers"
+OTHERS += (
+    " sitecustomize usercustomize accelerate sklearn scipy kenlm phonemizer typing_extensions tokenizers w2vc_extra"
+)
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +380,7 @@ def test_every_option_is_named_once() -> None:
     assert set(OptionValues.__annotations__) == set(OPTIONS)
     assert set(COLUMNS) == {"checkpoint", "output", *OPTIONS}
     assert len(app.registered_commands) == 4
-    for name in ("convert", "verify", "inspect", "batch"):
+    for name in ("convert", "inspect", "batch"):
         text = run(name, "--help").stdout
         assert all(how.flags[0].split("/")[0] in text for how in OPTIONS.values())
         assert "<" not in text

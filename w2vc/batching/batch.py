@@ -1,7 +1,7 @@
 """Many checkpoints, whatever becomes of single ones: in worker processes here, or over another executor.
 
-What is complete and was made of the same checkpoint with the same options is skipped (``planning/provenance.py``), so
-that a batch that was interrupted, or grew, is finished by running it again.
+What is complete and was made of the same checkpoint with the same options is skipped
+(``planning/provenance.py``), so that a batch that was interrupted, or grew, is finished by running it again.
 """
 
 from __future__ import annotations

@@ -229,10 +229,12 @@ class _Worker:
 
 def worker_command(descriptor: int) -> list[str]:
     """Return the command of a worker whose end of the socket is this descriptor."""
-    package = os.path.abspath(w2vc.__file__)  # noqa: PTH100 - in the text of a program
-    folder = os.path.dirname(package)  # noqa: PTH120 - as above
+    package = Path(w2vc.__file__).absolute()
     program = _PROGRAM.format(
-        path=ascii(import_path()), package=ascii(package), folder=ascii(folder), descriptor=descriptor
+        path=ascii(import_path()),
+        package=ascii(str(package)),
+        folder=ascii(str(package.parent)),
+        descriptor=descriptor,
     )
     return [sys.executable, "-I", f"-Xutf8={sys.flags.utf8_mode}", "-c", program]
 

@@ -62,7 +62,7 @@ OutputArgument = Annotated[
 
 
 @app.command(cls=Command, epilog="Example: w2vc convert checkpoint_best.pt my-model --dict dict.ltr.txt")
-@with_options
+@with_options()
 def convert(
     options: Mapping[str, Any],
     checkpoint: Annotated[
@@ -110,8 +110,12 @@ def convert(
     verification.raise_if_different()
 
 
+_VERIFIED_OPTIONS = ("dictionary", "head", "ema", "config")
+"""What decides what is compared; all else is read from the output."""
+
+
 @app.command(cls=Command, epilog="Example: w2vc verify checkpoint_best.pt my-model --wav speech.wav")
-@with_options
+@with_options(*_VERIFIED_OPTIONS)
 def verify(
     checkpoint: CheckpointArgument,
     output: OutputArgument,
@@ -128,9 +132,6 @@ def verify(
     verification.raise_if_different()
 
 
-_VERIFIED_OPTIONS = ("dictionary", "head", "ema", "config")
-
-
 def _verified(checkpoint: Path, output: Path, options: Mapping[str, Any], wav: Path | None) -> Verification:
     from w2vc.verifying.comparison import verify as run
 
@@ -140,7 +141,7 @@ def _verified(checkpoint: Path, output: Path, options: Mapping[str, Any], wav: P
 
 
 @app.command(cls=Command, epilog="Example: w2vc inspect checkpoint_best.pt --json")
-@with_options
+@with_options()
 def inspect(
     checkpoint: CheckpointArgument,
     options: Mapping[str, Any],

@@ -22,6 +22,7 @@ from w2vc.errors import UsageError
 from w2vc.writing.interrupts import interrupts_kept
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
@@ -33,7 +34,7 @@ _CONNECT_SECONDS = 10
 EXAMPLE = "Example: w2vc batch checkpoints/ --output models/ --dict dict.ltr.txt --report report.jsonl"
 
 
-@with_options
+@with_options()
 def batch(
     inputs: Annotated[
         list[str],
@@ -221,10 +222,19 @@ def _display() -> Iterator[_Lines]:
         yield _Lines()
         return
     from rich.console import Console
+
+    bars, display = make_bars(Console(stderr=True, highlight=False, markup=False))
+    with bars:
+        yield display
+
+
+def make_bars(console: Console) -> tuple[Bars, _Bars]:
+    """Return bars on a console, and what draws them.
+
+    Nothing is drawn by a thread: there may be no more to be had, and the batch tells several times a second.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[count]}"))
-    console = Console(stderr=True, highlight=False, markup=False)
-    # Without a thread that draws: there may be no more to be had, and the batch tells several times a second.
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, auto_refresh=False) as bars:
-        yield _Bars(bars)
+    bars = Progress(*columns, TimeElapsedColumn(), console=console, transient=True, auto_refresh=False)
+    return bars, _Bars(bars)

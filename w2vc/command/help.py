@@ -21,24 +21,25 @@ class Command(TyperCommand):
 
     def get_help(self, ctx: Any) -> NoReturn:
         """Print the help and end; typer's own printing fails where nobody reads it."""
-        show(help_text(self, ctx.info_name))
+        show(help_text(self, ctx, ctx.info_name))
         raise Exit
 
 
 class Group(TyperGroup):
     """All commands, with our help."""
 
-    def get_help(self, ctx: Any) -> NoReturn:  # noqa: ARG002 - the name is typer's
+    def get_help(self, ctx: Any) -> NoReturn:
         """Print the help and end."""
         commands = [(name, (command.help or "").split("\n")[0]) for name, command in self.commands.items()]
-        show(help_text(self, None, commands))
+        show(help_text(self, ctx, None, commands))
         raise Exit
 
 
-def help_text(command: Any, name: str | None, commands: Iterable[tuple[str, str]] = ()) -> str:
+def help_text(command: Any, ctx: Any, name: str | None, commands: Iterable[tuple[str, str]] = ()) -> str:
     """Return the help of a command, or of all of them."""
-    arguments = [param for param in command.params if param.param_type_name == "argument"]
-    options = [param for param in command.params if param.param_type_name == "option" and not param.hidden]
+    params = command.get_params(ctx)
+    arguments = [param for param in params if param.param_type_name == "argument"]
+    options = [param for param in params if param.param_type_name == "option" and not param.hidden]
     required = [f"{param.opts[0]} {param.metavar}" for param in options if param.required]
     usage = ["w2vc", name, "[OPTIONS]", *required, *(param.metavar for param in arguments)]
     if name is None:

@@ -53,19 +53,29 @@ def _completion(how: Asked) -> Callable[[str], list[str]]:
     return complete
 
 
-def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command all options of ``Options`` in place of its parameter ``options``, which gets their values."""
+Function = Callable[..., Any]
 
+
+def with_options(*names: str) -> Callable[[Function], Function]:
+    """Give a command these options in place of its parameter ``options``, which gets their values.
+
+    Args:
+        names: of options; none means all of ``OPTIONS``.
+    """
+    return functools.partial(_with_options, names or tuple(OPTIONS))
+
+
+def _with_options(names: tuple[str, ...], command: Function) -> Function:
     @functools.wraps(command)
     def called(**given: Any) -> Any:
-        options = {name: given.pop(name) for name in OPTIONS if name in given}
+        options = {name: given.pop(name) for name in names}
         return command(**given, options=options)
 
     hints = get_type_hints(command, include_extras=True)
     parameters = []
     for parameter in inspect.signature(command).parameters.values():
         if parameter.name == "options":
-            parameters += [_parameter(name, how) for name, how in OPTIONS.items()]
+            parameters += [_parameter(name, OPTIONS[name]) for name in names]
         else:
             annotation, kind = hints[parameter.name], inspect.Parameter.KEYWORD_ONLY
             parameters.append(parameter.replace(annotation=annotation, kind=kind))

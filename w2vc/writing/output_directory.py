@@ -99,7 +99,7 @@ def _check_directory(output: Path, *, force: bool, protected: Iterable[Path]) ->
             f"OUTPUT is the current folder, {output}, which a complete one would take the place of.",
             advice=f"Give a directory inside it, such as model, or change to {output.parent} and give {output.name!r}.",
         )
-    if not os.listdir(output):
+    if not any(output.iterdir()):
         return
     reason = not_ours(output)
     if reason is not None:
@@ -120,7 +120,7 @@ def _check_directory(output: Path, *, force: bool, protected: Iterable[Path]) ->
 
 def _is_current(output: Path) -> bool:
     with contextlib.suppress(OSError):
-        return os.path.samestat(output.stat(), os.stat(os.curdir))
+        return output.samefile(os.curdir)
     return False
 
 
@@ -264,7 +264,7 @@ def _make_locked(building: Path) -> int:
 def _clear_leftovers(output: Path, protected: Sequence[Path]) -> None:
     """Remove what killed conversions to the same output left behind: siblings that nobody holds the lock of."""
     prefix = _hidden_prefix(output.name)
-    for name in os.listdir(output.parent):
+    for name in [path.name for path in output.parent.iterdir()]:
         number = name.removeprefix(prefix)
         if name == number or len(number) != 12 or set(number) - set("0123456789abcdef"):
             continue
@@ -300,7 +300,7 @@ def _put_in_place(building: Path, output: Path, *, force: bool, protected: Seque
     for attempt in range(1, _ATTEMPTS + 1):
         check_free(output, force=force, protected=protected)
         try:
-            if force and output.is_dir() and os.listdir(output):
+            if force and output.is_dir() and any(output.iterdir()):
                 with _interrupts_delayed():
                     _exchange(building, output)
                     if not_ours(building) is None:

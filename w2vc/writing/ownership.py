@@ -37,7 +37,7 @@ def not_ours(directory: Path) -> str | None:
     """
     strangers = sorted(_strangers(directory, _NAMES))
     if find_record(directory) is None:
-        return f"{directory} holds {_shown(strangers or os.listdir(directory))}, and no model that w2vc wrote"
+        return f"{directory} holds {_shown(strangers or _names(directory))}, and no model that w2vc wrote"
     if strangers:
         return f"{directory} holds what w2vc didn't write: {_shown(strangers)}"
     return None
@@ -62,7 +62,7 @@ def remove_ours(directory: Path, protected: Iterable[Path] = ()) -> None:
     """
     with contextlib.suppress(OSError):
         if _is_removable(directory) and held(directory, protected) is None:
-            for name in os.listdir(directory):
+            for name in _names(directory):
                 if _is_named_ours(name, _NAMES | {MARKER}):
                     (directory / name).unlink()
         directory.rmdir()
@@ -76,13 +76,13 @@ def held(directory: Path, protected: Iterable[Path]) -> Path | None:
     Raises:
         OSError: the directory can't be looked into.
     """
-    itself = os.stat(directory)
-    entries = {_identity(entry.stat()) for entry in os.scandir(directory) if entry.is_file()}
+    itself = directory.stat()
+    entries = {_identity(entry.stat()) for entry in directory.iterdir() if entry.is_file()}
     for path in protected:
         with contextlib.suppress(OSError, ValueError):
             real = Path(os.path.realpath(path))
-            above = (os.stat(place) for place in (real, *real.parents))
-            if _identity(os.stat(path)) in entries or any(os.path.samestat(itself, place) for place in above):
+            above = (place.stat() for place in (real, *real.parents))
+            if _identity(path.stat()) in entries or any(os.path.samestat(itself, place) for place in above):
                 return path
     return None
 
@@ -101,9 +101,11 @@ def _is_removable(directory: Path) -> bool:
 
 def _strangers(directory: Path, names: frozenset[str]) -> list[str]:
     """The names of the entries that aren't regular files of these names."""
-    return [
-        name for name in os.listdir(directory) if not (_is_named_ours(name, names) and _is_regular(directory / name))
-    ]
+    return [name for name in _names(directory) if not (_is_named_ours(name, names) and _is_regular(directory / name))]
+
+
+def _names(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
 
 
 def _is_named_ours(name: str, names: frozenset[str]) -> bool:
