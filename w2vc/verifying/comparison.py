@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +118,8 @@ def verify(
     sources = _sources(loaded, read.tensors.values())
     gathered = _Gathered()
     if weights_problem is None:
-        gathered.findings += compare_tensors(read, sources, plan, directory / WEIGHTS, found, watch)
+        moved = _sources(loaded, _moved(plan))
+        gathered.findings += compare_tensors(read, moved, plan, directory / WEIGHTS, found, watch)
     elif (directory / WEIGHTS).exists():
         gathered.findings.append(Finding("tensors", WEIGHTS, "a whole safetensors file", weights_problem))
     for name, exchanged in plan.adapters.items():
@@ -183,6 +184,11 @@ def _sources(loaded: Mapping[str, Tensor], tensors: Iterable[SourceTensor]) -> d
     return {tensor.name: tensor.of(loaded[tensor.key]) for tensor in tensors if tensor.key in loaded}
 
 
+def _moved(plan: Plan) -> Iterator[SourceTensor]:
+    for move in plan.moves:
+        yield from (move.source, *move.equals)
+
+
 def _compare_weights(checkpoint: Checkpoint, loaded: Mapping[str, Tensor], plan: Plan, path: Path) -> list[Finding]:
     if not path.exists():
         return []  # which compare_files tells of
@@ -190,7 +196,7 @@ def _compare_weights(checkpoint: Checkpoint, loaded: Mapping[str, Tensor], plan:
         found = entries(path)
     except ValueError as error:
         return [Finding("tensors", path.name, "a whole safetensors file", str(error))]
-    sources = _sources(loaded, (move.source for move in plan.moves))
+    sources = _sources(loaded, _moved(plan))
     findings = compare_tensors(checkpoint, sources, plan, path, found)
     return [replace(finding, where=f"{path.name}: {finding.where}") for finding in findings]
 
