@@ -110,7 +110,7 @@ def convert(
     verification.raise_if_different()
 
 
-_VERIFIED_OPTIONS = ("dictionary", "head", "ema", "config")
+_VERIFIED_OPTIONS = ("dictionary", "head", "ema", "config", "pretrained", "language")
 """What decides what is compared; all else is read from the output."""
 
 
