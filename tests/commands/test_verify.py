@@ -900,13 +900,15 @@ def write_pieces(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_a_tokenizer_that_adds_its_symbols_at_once_is_the_same(tmp_path: Path) -> None:
+def test_a_large_vocabularys_tokenizer_is_the_one_that_transformers_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_pieces(tmp_path, 600)
+    monkeypatch.setattr(loading, "_MOST_SYMBOLS", 0)
+    plan = w2vc.convert(checkpoint("relative_ctc"), tmp_path / "dry", dry_run=True).plan
     with quiet_transformers() as transformers:
-        kind = transformers.Wav2Vec2CTCTokenizer
-        one_by_one, at_once = (
-            each.from_pretrained(tmp_path, local_files_only=True) for each in (kind, loading.adding_at_once(kind))
-        )
+        one_by_one = transformers.Wav2Vec2CTCTokenizer.from_pretrained(tmp_path, local_files_only=True)
+        at_once, _ = loading.load_tokenizer(transformers, plan, tmp_path)
     ids = list(range(604))
     assert at_once.get_vocab() == one_by_one.get_vocab()
     assert len(at_once) == len(one_by_one) == 604

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2vc.planning.plan import Plan
+from w2vc.verifying.compare_files import read_json
 from w2vc.verifying.verification import Finding
+from w2vc.writing.acceptance import load_tokenizer as load_at_once
 from w2vc.writing.writer import WEIGHTS
 
 if TYPE_CHECKING:
@@ -137,30 +139,17 @@ def load_tokenizer(transformers: Any, plan: Plan, output: Path) -> tuple[Any, st
     """Return the tokenizer as transformers loads it, and a note where it had to be helped.
 
     A tokenizer adds its longer symbols one by one, and copies the whole vocabulary for each: 20,000 of them take many
-    minutes. A large vocabulary's are added at once, which comes to the same (a test compares).
+    minutes. A large vocabulary's are added at once (``acceptance.py``), which comes to the same.
     """
     words = plan.vocabulary
     if words is None or len(words.tokens) <= _MOST_SYMBOLS:
         processor = transformers.AutoProcessor.from_pretrained(output, local_files_only=True, trust_remote_code=False)
         return processor.tokenizer, None
+    values = read_json(output / "tokenizer_config.json")
     kind = getattr(transformers, json.loads(plan.files["tokenizer_config.json"])["tokenizer_class"])
-    tokenizer = adding_at_once(kind).from_pretrained(output, local_files_only=True)
+    values = {key: value for key, value in values.items() if key not in ("tokenizer_class", "processor_class")}
+    tokenizer = load_at_once(kind, vocab_file=str(output / "vocab.json"), **values)
     return tokenizer, (
         f"the tokenizer's {len(words.tokens):,} symbols were added at once; transformers itself adds them one by one, "
         "which takes time with the square of their number"
     )
-
-
-def adding_at_once(kind: Any) -> Any:
-    """Return a tokenizer's class whose constructor adds tokens at its end, all of them in one call."""
-
-    class AddingAtOnce(kind):  # type: ignore[misc]  # a class of transformers', which mypy doesn't see
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            waiting: list[Any] = []
-            self.__dict__["add_tokens"] = waiting.append
-            super().__init__(*arguments, **options)
-            del self.__dict__["add_tokens"]
-            self.add_tokens(waiting)
-
-    AddingAtOnce.__name__ = AddingAtOnce.__qualname__ = kind.__name__  # it is compared with the config's
-    return AddingAtOnce
