@@ -354,9 +354,9 @@ def test_the_directory_of_another_checkpoint_is_one_line(converted: Converted) -
     verification = verify(checkpoint("rotary_ctc"), converted("relative_ctc"))
     (finding,) = verification.findings
     assert finding.part == "source"
-    assert finding.found.startswith("one of another checkpoint (fingerprint ")
+    assert finding.found.startswith("made from another checkpoint (fingerprint ")
     ((heading, text),) = verification.lines()
-    assert (heading, text) == ("Verdict", f"DIFFERENT: {converted('relative_ctc')} is {finding.found}")
+    assert (heading, text) == ("Verdict", f"DIFFERENT: {converted('relative_ctc')} was {finding.found}")
     with pytest.raises(DifferenceError, match="was made from another checkpoint") as caught:
         verification.raise_if_different()
     assert "--force" not in caught.value.advice
