@@ -210,7 +210,7 @@ def _loaded(checkpoint: Checkpoint, *, ema: bool) -> dict[str, Tensor]:
     with open_checkpoint(checkpoint.path) as file:
         if identity_of(file.fileno()) != checkpoint.identity:
             raise DamagedError(
-                f"{checkpoint.path} changed while it was read", advice="Wait until it has been written, run again."
+                f"{checkpoint.path} changed while it was read.", advice="Wait until it has been written, run again."
             )
         return load_with_bytes(file, checkpoint.archive, ema=ema)
 
@@ -226,7 +226,7 @@ def _bound(atol: float | None) -> float:
     if atol is None:
         return BOUND
     if not 0 < atol < math.inf:
-        raise UsageError(f"--atol is {atol}", advice=f"Give a positive number; without it, it is {BOUND:.0e}.")
+        raise UsageError(f"--atol is {atol}.", advice=f"Give a positive number; without it, it is {BOUND:.0e}.")
     return atol
 
 
@@ -259,7 +259,7 @@ def _is_of_another(case: _Case, record: Record | None, gathered: _Gathered) -> b
     if not gathered.findings:
         gathered.notes.append(f"it says that it was made from {theirs}, which holds the same model")
         return False
-    gathered.findings = [Finding("source", str(case.output), "an output of this checkpoint", f"one of {theirs}")]
+    gathered.findings = [Finding("source", str(case.output), "made from this checkpoint", f"made from {theirs}")]
     return True
 
 
