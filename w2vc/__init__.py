@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # typing's own would have to be imported
 if TYPE_CHECKING:
     from w2vc import errors
     from w2vc.batching.batch import BatchSummary, batch
-    from w2vc.conversion import convert, inspect
+    from w2vc.conversion import convert, inspect, load
     from w2vc.errors import W2vcError
     from w2vc.report import Conversion, Inspection
     from w2vc.verifying.comparison import verify
@@ -30,6 +30,7 @@ _PLACES = {
     "convert": "w2vc.conversion",
     "errors": "w2vc",
     "inspect": "w2vc.conversion",
+    "load": "w2vc.conversion",
     "verify": "w2vc.verifying.comparison",
 }
 """In which module each name of the package is."""
@@ -45,6 +46,7 @@ __all__ = [
     "convert",
     "errors",
     "inspect",
+    "load",
     "verify",
 ]
 

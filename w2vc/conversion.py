@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from w2vc.errors import RefusedError
 from w2vc.options import Options, read_options
@@ -14,6 +15,7 @@ from w2vc.planning.overrides import read_config
 from w2vc.planning.plan import chosen_head, make_plan
 from w2vc.planning.preparation import find_dictionary, prepare, read_and_describe
 from w2vc.report import Conversion, Inspection, Refused
+from w2vc.verifying.transformers_settings import quiet_transformers
 from w2vc.writing.output_directory import check_free
 from w2vc.writing.record_check import RecordCheck
 from w2vc.writing.writer import Watch, write
@@ -55,6 +57,35 @@ def convert(
     )
 
 
+def load(checkpoint: AnyPath, **options: Unpack[OptionValues]) -> tuple[Any, Any]:
+    """Return transformers' model and processor for a checkpoint, without leaving a directory behind.
+
+    The weights are mapped from a directory of the system's for temporary files, which is gone afterwards.
+
+    Args:
+        checkpoint: the ``.pt`` file.
+        options: as for ``convert``.
+
+    Returns:
+        The model in eval mode and in the dtype that was asked for; and the processor, None where there is no
+        vocabulary.
+
+    Raises:
+        W2vcError: as ``convert``.
+    """
+    import torch
+
+    with TemporaryDirectory(prefix="w2vc-") as folder, quiet_transformers() as transformers:
+        directory = Path(folder) / "model"
+        plan = convert(checkpoint, directory, **options).plan
+        kind, dtype = getattr(transformers, plan.model_class), getattr(torch, plan.dtype)
+        model = kind.from_pretrained(directory, dtype=dtype, local_files_only=True, use_safetensors=True)
+        processor = None
+        if plan.vocabulary is not None:
+            processor = transformers.AutoProcessor.from_pretrained(directory, local_files_only=True)
+    return model.eval(), processor
+
+
 def convert_with(
     options: Options, checkpoint: Path, output: Path, *, force: bool, dry_run: bool = False, watch: Watch | None = None
 ) -> Conversion:
@@ -88,12 +119,15 @@ def convert_with(
     )
 
 
-def inspect(checkpoint: AnyPath, *, tensors: bool = False, **options: Unpack[OptionValues]) -> Inspection:
+def inspect(
+    checkpoint: AnyPath, *, tensors: bool = False, keys: bool = False, **options: Unpack[OptionValues]
+) -> Inspection:
     """Return what a checkpoint is and whether it converts, without reading its tensors.
 
     Args:
         checkpoint: the ``.pt`` file.
         tensors: list every tensor and its target.
+        keys: list every key of the cfg, its value and its treatment.
         options: as for ``convert``.
 
     Raises:
@@ -115,4 +149,4 @@ def inspect(checkpoint: AnyPath, *, tensors: bool = False, **options: Unpack[Opt
     except RefusedError as error:
         refused = Refused(type(error).__name__, error.problems, error.advice)
     names = () if spoken.languages is None else spoken.languages.names
-    return Inspection(read, description, words, head, plan, refused, tensors, names)
+    return Inspection(read, description, words, head, plan, refused, tensors, names, keys)

@@ -5,13 +5,16 @@ Each report has ``lines()`` for people and ``values()`` for ``--json``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from w2vc.families.conv_feature_layers import ConvLayer
 from w2vc.families.family import Head
 from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
+from w2vc.reading.cfg import short
 from w2vc.reading.checkpoint import Checkpoint
 from w2vc.reading.dictionary import Dictionary
 from w2vc.writing.writer import Written
@@ -36,6 +39,7 @@ class Inspection:
         plan: the conversion, where there is one.
         refused: why there is none.
         with_tensors: list every tensor, too.
+        with_keys: list every key of the cfg, too.
         languages: that the model may be loaded with; none where there is nothing to choose.
     """
 
@@ -47,6 +51,7 @@ class Inspection:
     refused: Refused | None
     with_tensors: bool = False
     languages: tuple[str, ...] = ()
+    with_keys: bool = False
 
     def values(self) -> dict[str, object]:
         """For ``--json``."""
@@ -92,6 +97,11 @@ class Inspection:
             values["tensors"] = [
                 {"name": name, "shape": list(shape), "dtype": dtype, "becomes": becomes}
                 for name, shape, dtype, becomes in self._tensors()
+            ]
+        if self.with_keys:
+            values["keys"] = [
+                {"path": key.path, "value": plain(key.value), "becomes": key.treatment, "why": key.why}
+                for key in self.description.keys
             ]
         return values
 
@@ -142,6 +152,10 @@ class Inspection:
         if self.with_tensors:
             for name, shape, dtype, becomes in self._tensors():
                 yield "Tensor", f"{name} {list(shape)} {dtype} -> {becomes}"
+        if self.with_keys:
+            for key in self.description.keys:
+                why = f" ({key.why})" if key.why else ""
+                yield "Key", f"{key.path} = {short(plain(key.value))} -> {key.treatment}{why}"
 
     def _rest(self) -> str:
         rest = self.checkpoint.optimizer_bytes
@@ -251,6 +265,17 @@ class Conversion:
                 yield "Note", f"{name} has {count} values that are NaN or infinite"
             if not written.checksums:
                 yield "Note", "the file has no checksums: damage inside a tensor could not be noticed"
+
+
+def plain(value: object) -> object:
+    """Return a value of the cfg as JSON has it; the extractor's layers as lists of three sizes."""
+    if isinstance(value, (list, tuple)):
+        return [[item.dim, item.kernel, item.stride] if isinstance(item, ConvLayer) else plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def parameters(checkpoint: Checkpoint) -> int:

@@ -151,12 +151,13 @@ def inspect(
     checkpoint: CheckpointArgument,
     options: Mapping[str, Any],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor and what becomes of it.")] = False,
+    keys: Annotated[bool, typer.Option("--keys", help="List every key of the cfg and what becomes of it.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a checkpoint is, and whether it converts."""
     from w2vc.conversion import inspect as run
 
-    inspection = run(checkpoint, tensors=tensors, **options)
+    inspection = run(checkpoint, tensors=tensors, keys=keys, **options)
     _print(inspection.values(), inspection.lines(), as_json)
 
 
