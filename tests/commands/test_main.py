@@ -104,7 +104,7 @@ def test_a_missing_checkpoint_is_said_to_be_missing(tmp_path: Path) -> None:
 def test_an_output_that_exists_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work", encoding="utf-8")
-    refused(run("convert", checkpoint("relative_ctc"), tmp_path / "out"), 5, "--force")
+    refused(run("convert", checkpoint("relative_ctc"), tmp_path / "out"), 5, "not empty")
     refused(run("convert", checkpoint("relative_ctc"), tmp_path / "out", "--force"), 5, "thesis.tex")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 

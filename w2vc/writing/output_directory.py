@@ -57,8 +57,8 @@ def check_free(output: Path, *, force: bool, protected: Iterable[Path] = ()) -> 
 
 def _check_unicode(output: Path) -> None:
     try:
-        str(output).encode()
-    except UnicodeEncodeError:
+        os.fsencode(output).decode()
+    except UnicodeDecodeError:
         raise OutputWriteError(
             f"{output} can't be written: its name is not UTF-8, and safetensors opens no such file.",
             advice="Give an output whose whole path is UTF-8.",

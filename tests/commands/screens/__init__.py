@@ -40,8 +40,6 @@ _VARIES = (
     (re.compile(r"\x1b\[[0-9;?]*[A-Za-z]"), ""),
     (re.compile(r"\b\d+\.\d s\b"), "0.0 s"),
     (re.compile(r"\b\d(\.\d+)?e[+-]\d+"), "0e-00"),
-    # How often a bar is drawn is a matter of time.
-    (re.compile(r"^\n?(?:(?:Comparing|Writing) .*(?:\n|$))+\n?", re.M), ""),
 )
 
 
@@ -125,7 +123,9 @@ def in_progress(columns: int, folder: Path) -> str:
 def _without_what_varies(text: str) -> str:
     for pattern, instead in _VARIES:
         text = pattern.sub(instead, text)
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    # How often a bar of a conversion is drawn is a matter of time.
+    lines = [line.rstrip() for line in text.splitlines() if not line.startswith(("Comparing ", "Writing "))]
+    return "\n".join(lines).strip("\n") + "\n"
 
 
 NAMES = (*COMMANDS, "batch_in_progress")
