@@ -40,9 +40,10 @@ _VARIES = (
     (re.compile(r"\x1b\[[0-9;?]*[A-Za-z]"), ""),
     (re.compile(r"\b\d+\.\d s\b"), "0.0 s"),
     (re.compile(r"\b\d(\.\d+)?e[+-]\d+"), "0e-00"),
-    # How often a bar is drawn is a matter of time.
-    (re.compile(r"^\n?(?:(?:Comparing|Writing) .*(?:\n|$))+\n?", re.M), ""),
 )
+
+# How often a bar is drawn is a matter of time; it begins at the line's beginning each time.
+_BAR = re.compile("(Comparing|Writing) .*━")
 
 
 def prepare(folder: Path) -> None:
@@ -125,7 +126,8 @@ def in_progress(columns: int, folder: Path) -> str:
 def _without_what_varies(text: str) -> str:
     for pattern, instead in _VARIES:
         text = pattern.sub(instead, text)
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    lines = [line.rstrip() for line in text.splitlines() if not _BAR.match(line)]
+    return "\n".join(lines).lstrip("\n") + "\n"
 
 
 NAMES = (*COMMANDS, "batch_in_progress")
