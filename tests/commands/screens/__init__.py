@@ -42,6 +42,9 @@ _VARIES = (
     (re.compile(r"\b\d(\.\d+)?e[+-]\d+"), "0e-00"),
 )
 
+# How often a bar is drawn is a matter of time; it begins at the line's beginning each time.
+_BAR = re.compile("(Comparing|Writing) .*━")
+
 
 def prepare(folder: Path) -> None:
     """Put what the command lines name into a folder."""
@@ -123,9 +126,8 @@ def in_progress(columns: int, folder: Path) -> str:
 def _without_what_varies(text: str) -> str:
     for pattern, instead in _VARIES:
         text = pattern.sub(instead, text)
-    # How often a bar of a conversion is drawn is a matter of time.
-    lines = [line.rstrip() for line in text.splitlines() if not line.startswith(("Comparing ", "Writing "))]
-    return "\n".join(lines).strip("\n") + "\n"
+    lines = [line.rstrip() for line in text.splitlines() if not _BAR.match(line)]
+    return "\n".join(lines).lstrip("\n") + "\n"
 
 
 NAMES = (*COMMANDS, "batch_in_progress")
