@@ -22,6 +22,8 @@ REFUSED = {
     "absolute_positions_pretraining",
     "contentvec_training",
     "cropped_ctc",
+    "data2vec_group_norm",
+    "data2vec_pre_norm",
     "deep_quantizer_pretraining",
     "espnet_absolute_pretraining",
     "hubert_conformer",
@@ -48,6 +50,12 @@ def checkpoint(name: str) -> Path:
     return FIXTURES / name / "checkpoint.pt"
 
 
+def options(name: str) -> dict[str, Any]:
+    """What a fixture needs to be converted: the pretrained checkpoint, where it doesn't carry its architecture."""
+    pretrained = FIXTURES / name / "pretrained.pt"
+    return {"pretrained": pretrained} if pretrained.exists() else {}
+
+
 def recorded(name: str) -> dict[str, Any]:
     """What real fairseq computed: arrays by name."""
     with np.load(FIXTURES / name / "recorded.npz", allow_pickle=False) as arrays:
@@ -68,7 +76,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     def output(name: str) -> Path:
         if name not in outputs:
             outputs[name] = tmp_path_factory.mktemp("converted") / name
-            w2vc.convert(checkpoint(name), outputs[name])
+            w2vc.convert(checkpoint(name), outputs[name], **options(name))
         return outputs[name]
 
     return output

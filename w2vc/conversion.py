@@ -6,11 +6,9 @@ import time
 from pathlib import Path
 
 from w2vc.errors import RefusedError
-from w2vc.families.interpreter import describe
 from w2vc.options import AnyPath, Options
 from w2vc.planning.plan import make_plan
-from w2vc.planning.preparation import find_dictionary, prepare
-from w2vc.reading.checkpoint import read_checkpoint
+from w2vc.planning.preparation import find_dictionary, prepare, read_and_describe
 from w2vc.report import Conversion, Inspection, Refused
 from w2vc.writing.output_directory import check_free
 from w2vc.writing.record_check import RecordCheck
@@ -26,6 +24,7 @@ def convert(
     dtype: str = "float32",
     ema: bool = False,
     config: AnyPath | None = None,
+    pretrained: AnyPath | None = None,
     card: bool = True,
     force: bool = False,
     dry_run: bool = False,
@@ -42,6 +41,7 @@ def convert(
         ema: take the EMA weights instead of the model's.
         config: a ``config.json`` of transformers, whose values of training and decoding are taken instead of the
             checkpoint's; it may not contradict the tensors.
+        pretrained: the pretrained checkpoint, where the fine-tuned one doesn't carry its architecture.
         card: write a model card (``README.md``).
         force: replace an earlier conversion.
         dry_run: plan everything and write nothing.
@@ -53,7 +53,7 @@ def convert(
     Raises:
         W2vcError: see ``w2vc.errors`` for the branches; nothing has been written then.
     """
-    options = Options(_path(dictionary), head, dtype, ema, _path(config), card)
+    options = Options(_path(dictionary), head, dtype, ema, _path(config), _path(pretrained), card)
     return convert_with(options, Path(checkpoint), Path(output), force=force, dry_run=dry_run, watch=watch)
 
 
@@ -88,7 +88,12 @@ def _path(given: AnyPath | None) -> Path | None:
 
 
 def inspect(
-    checkpoint: AnyPath, *, dictionary: AnyPath | None = None, ema: bool = False, tensors: bool = False
+    checkpoint: AnyPath,
+    *,
+    dictionary: AnyPath | None = None,
+    ema: bool = False,
+    pretrained: AnyPath | None = None,
+    tensors: bool = False,
 ) -> Inspection:
     """What a checkpoint is and whether it converts, without reading its tensors.
 
@@ -96,19 +101,21 @@ def inspect(
         checkpoint: the ``.pt`` file.
         dictionary: as for ``convert``.
         ema: look at the EMA weights.
+        pretrained: as for ``convert``.
         tensors: list every tensor and what becomes of it.
 
     Raises:
         UnreadableError: it can't be read at all.
         RefusedError: it is of no family that w2vc knows.
     """
-    read = read_checkpoint(Path(checkpoint), ema=ema)
-    description = describe(read)
+    options = Options(ema=ema, pretrained=_path(pretrained))
+    read, _, description = read_and_describe(Path(checkpoint), options)
+    head = description.own_head
     words, plan, refused = None, None, None
     try:
-        if description.own_head == "ctc":
+        if head == "ctc":
             words = find_dictionary(read, description, _path(dictionary))
-        plan = make_plan(read, description, words, description.own_head, "float32")
+        plan = make_plan(read, description, words, head, "float32")
     except RefusedError as error:
         refused = Refused(type(error).__name__, error.problems, error.advice)
-    return Inspection(read, description, words, description.own_head, plan, refused, tensors)
+    return Inspection(read, description, words, head, plan, refused, tensors)

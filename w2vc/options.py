@@ -20,6 +20,7 @@ class Options:
         dtype: of the written weights: ``float32``, ``float16``, ``bfloat16``, or ``keep`` for the checkpoint's own.
         ema: take the EMA weights.
         config: a ``config.json`` whose values of training and decoding are taken instead of the checkpoint's.
+        pretrained: the pretrained checkpoint, where the fine-tuned one doesn't carry its architecture.
         card: write a model card.
     """
 
@@ -28,4 +29,5 @@ class Options:
     dtype: str = "float32"
     ema: bool = False
     config: Path | None = None
+    pretrained: Path | None = None
     card: bool = True

@@ -70,6 +70,10 @@ ConfigOption = Annotated[
         "--config", "--config_path", metavar="CONFIG_JSON", help="Take values of training and decoding from here."
     ),
 ]
+PretrainedOption = Annotated[
+    Path | None,
+    typer.Option(metavar="CHECKPOINT", help="The pretrained checkpoint, where this one carries no architecture."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 EmaOption = Annotated[bool, typer.Option("--ema", help="Take the EMA weights instead of the model's.")]
 
@@ -94,10 +98,11 @@ def convert(
     checkpoint: Annotated[Path | None, typer.Argument(help="The .pt file that fairseq saved.")] = None,
     output: Annotated[Path | None, typer.Argument(help="The directory to make.")] = None,
     dictionary: DictionaryOption = None,
-    head: Annotated[str, typer.Option(help="auto, ctc, pretraining, or none for the encoder alone.")] = "auto",
+    head: Annotated[str, typer.Option(help="auto, ctc, pretraining, projection, or none for the encoder alone.")] = "auto",
     dtype: Annotated[str, typer.Option(help="Of the weights: float32, float16, bfloat16, or keep.")] = "float32",
     ema: EmaOption = False,
     config: ConfigOption = None,
+    pretrained: PretrainedOption = None,
     card: Annotated[bool, typer.Option("--card/--no-card", help="Write a model card (README.md).")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier conversion.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan everything, write nothing.")] = False,
@@ -127,6 +132,7 @@ def convert(
             dtype=dtype,
             ema=ema,
             config=config,
+            pretrained=pretrained,
             card=card,
             force=force,
             dry_run=dry_run,
@@ -135,7 +141,7 @@ def convert(
     if not verified:
         _print(conversion.values(), conversion.lines(), as_json)
         return
-    verification = _verified(source, target, dictionary, ema, config, None)
+    verification = _verified(source, target, dictionary, ema, config, pretrained, None)
     values = {**conversion.values(), "verification": verification.values()}
     _print(values, chain(conversion.lines(), verification.lines()), as_json)
     verification.raise_if_different()
@@ -148,22 +154,38 @@ def verify(
     dictionary: DictionaryOption = None,
     ema: EmaOption = False,
     config: ConfigOption = None,
+    pretrained: PretrainedOption = None,
     wav: Annotated[Path | None, typer.Option(metavar="FILE", help="A recording, instead of built-in signals.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Hold a converted directory against its checkpoint: every tensor, file, output and symbol."""
-    verification = _verified(checkpoint, output, dictionary, ema, config, wav)
+    verification = _verified(checkpoint, output, dictionary, ema, config, pretrained, wav)
     _print(verification.values(), verification.lines(), as_json)
     verification.raise_if_different()
 
 
 def _verified(
-    checkpoint: Path, output: Path, dictionary: Path | None, ema: bool, config: Path | None, wav: Path | None
+    checkpoint: Path,
+    output: Path,
+    dictionary: Path | None,
+    ema: bool,
+    config: Path | None,
+    pretrained: Path | None,
+    wav: Path | None,
 ) -> Verification:
     from w2vc.verifying.comparison import verify as run
 
     with _Progress("Comparing") as progress:
-        return run(checkpoint, output, dictionary=dictionary, ema=ema, config=config, wav=wav, watch=progress.watch)
+        return run(
+            checkpoint,
+            output,
+            dictionary=dictionary,
+            ema=ema,
+            config=config,
+            pretrained=pretrained,
+            wav=wav,
+            watch=progress.watch,
+        )
 
 
 @app.command(epilog="Example: w2vc inspect checkpoint_best.pt --json")
@@ -171,13 +193,14 @@ def inspect(
     checkpoint: Annotated[Path, typer.Argument(help="The .pt file that fairseq saved.")],
     dictionary: DictionaryOption = None,
     ema: EmaOption = False,
+    pretrained: PretrainedOption = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor and what becomes of it.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a checkpoint is, and whether it converts."""
     from w2vc.conversion import inspect as run
 
-    inspection = run(checkpoint, dictionary=dictionary, ema=ema, tensors=tensors)
+    inspection = run(checkpoint, dictionary=dictionary, ema=ema, pretrained=pretrained, tensors=tensors)
     _print(inspection.values(), inspection.lines(), as_json)
 
 

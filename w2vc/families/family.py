@@ -183,7 +183,8 @@ Part = Literal["encoder", "ctc", "pretraining", "projection"]
 
 @dataclass(frozen=True)
 class Name:
-    """A row of the table of names. In both names ``{x}`` stands for one dot-free part, the same on both sides.
+    """A row of the table of names. In both names ``{x}`` stands for one dot-free part, the same on both sides, and
+    ``{rest}`` for what comes of any number of parts.
 
     Attributes:
         part: the part of the model that has this tensor; only a model with that part keeps it.
@@ -276,6 +277,7 @@ class Target:
         free: fields that ``--config`` may choose, with what they may be.
         repeatable: further fields that ``--config`` may repeat, with their value.
         lacks: fields that its config hasn't got.
+        beyond: for a head, the tensors that are written for classes of others and that transformers' own hasn't got.
     """
 
     model_type: str
@@ -288,6 +290,7 @@ class Target:
     free: Mapping[str, Domain]
     repeatable: Mapping[str, object]
     lacks: frozenset[str] = frozenset()
+    beyond: Mapping[Head, tuple[str, ...]] = field(default_factory=dict)
 
     def prefix_for(self, head: Head) -> str:
         """The prefix of the encoder's tensors: a model without a head of transformers' own has none."""
@@ -352,6 +355,9 @@ class Family:
         card_summary: the same for the model card.
         traits: the same for programs.
         reference: fairseq's forward: ``(tensors, cfg, source, padding_mask)`` to ``ReferenceOutputs``.
+        further_heads: heads that a model can be written with when asked to, besides its own and none.
+        snippets: the model card's example for a head, where it isn't that of every family.
+        card_notes: what a reader should know of such a model with this head.
     """
 
     name: str
@@ -371,3 +377,6 @@ class Family:
     card_summary: Callable[[Facts], str]
     traits: Callable[[Facts], Mapping[str, object]]
     reference: Callable[..., Any]
+    further_heads: Callable[[Facts], tuple[Head, ...]] = lambda _: ()
+    snippets: Callable[[Facts], Mapping[Head, str]] = lambda _: {}
+    card_notes: Callable[[Facts, Head], tuple[str, ...]] = lambda _facts, _head: ()

@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from w2vc.errors import InconsistentError, UnsupportedModelError
+from w2vc.errors import InconsistentError, UnsupportedModelError, UsageError
 from w2vc.families import FAMILIES
 from w2vc.families.family import Evidence, Facts, Family, Head, Key, Name, Part, Refusal, Target, Tensors, spelled_out
-from w2vc.families.strangers import stranger_by_name, stranger_by_tensor
+from w2vc.families.strangers import stranger_at_once, stranger_in_the_end
 from w2vc.reading.cfg import Cfg, short
 from w2vc.reading.checkpoint import Checkpoint
 from w2vc.reading.domains import anything
@@ -26,6 +26,7 @@ _INNER_SECTION = "model.w2v_args.model"
 # Of FairseqDataclass, and of the sections that older versions merged into one another.
 _KEYS_OF_EVERY_CONFIG = {"_name", "normalize", "data", "tpu"}
 _CONTRADICTION = "The checkpoint contradicts itself: was it edited, or saved by a fork of fairseq?"
+_OTHER_PRETRAINED = "Give the checkpoint that the model was fine-tuned from with --pretrained."
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Description:
         family: whose tables were applied.
         target: the kind of transformers model that computes the same.
         own_head: the head that the checkpoint has.
+        further_heads: others that it can be written with when asked to.
         facts: what is known of the model.
         fields: of transformers' config, those of every head.
         keys: what became of each key of the cfg.
@@ -63,6 +65,7 @@ class Description:
     family: Family
     target: Target
     own_head: Head
+    further_heads: tuple[Head, ...]
     facts: Facts
     fields: Mapping[str, object]
     keys: tuple[KeyReport, ...]
@@ -106,8 +109,12 @@ class Description:
         }
 
 
-def describe(checkpoint: Checkpoint) -> Description:
+def describe(checkpoint: Checkpoint, *, strict: bool = False) -> Description:
     """Find out what the model is.
+
+    Args:
+        checkpoint: the file.
+        strict: a cfg that says otherwise than the tensors is a problem, and not a note.
 
     Raises:
         UnsupportedModelError: it is of no family.
@@ -119,9 +126,49 @@ def describe(checkpoint: Checkpoint) -> Description:
         tensors=tensors,
         model=_name(cfg, "model"),
         inner=_name(cfg, _INNER_SECTION),
-        fine_tuned=any(name.startswith(_FINE_TUNED) for name in checkpoint.tensors),
+        fine_tuned=_is_fine_tuned(checkpoint),
     )
-    return _Reading(_recognised(checkpoint, evidence), evidence, cfg).description()
+    return _Reading(_recognised(checkpoint, evidence), evidence, cfg, strict=strict).description()
+
+
+def describe_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Checkpoint, Description]:
+    """Find out what a fine-tuned model is whose architecture stands in the pretrained checkpoint alone.
+
+    Where ``w2v_args`` is None, ``Wav2VecEncoder.__init__`` and ``HubertEncoder.__init__`` load the checkpoint at
+    ``w2v_path`` and take its cfg.
+
+    Returns:
+        The checkpoint with the other's cfg at that place, and what the model is.
+
+    Raises:
+        UsageError: the checkpoint isn't fine-tuned, or carries its architecture.
+        RefusedError: as ``describe``; or the two don't belong together.
+    """
+    if not _is_fine_tuned(checkpoint) or Cfg(checkpoint.cfg).keys(_INNER_SECTION):
+        raise UsageError(
+            f"--pretrained is given, but {checkpoint.path} carries its architecture itself.",
+            advice="Leave --pretrained out.",
+        )
+    found = describe(pretrained)
+    model = checkpoint.cfg.get("model")
+    outer = dict(model) if isinstance(model, Mapping) else {}
+    whole = replace(checkpoint, cfg={**checkpoint.cfg, "model": {**outer, "w2v_args": pretrained.cfg}})
+    description = describe(whole, strict=True)
+    if _is_fine_tuned(pretrained) or found.family is not description.family:
+        raise InconsistentError(
+            f"{pretrained.path} is {_kind(pretrained, found)}, and {checkpoint.path} was fine-tuned from a pretrained "
+            f"{description.family.name}.",
+            advice=_OTHER_PRETRAINED,
+        )
+    return whole, description
+
+
+def _kind(checkpoint: Checkpoint, description: Description) -> str:
+    return f"a {'fine-tuned' if _is_fine_tuned(checkpoint) else 'pretrained'} {description.family.name}"
+
+
+def _is_fine_tuned(checkpoint: Checkpoint) -> bool:
+    return any(name.startswith(_FINE_TUNED) for name in checkpoint.tensors)
 
 
 def _name(cfg: Cfg, section: str) -> str | None:
@@ -139,9 +186,9 @@ def encoder_name(source: str) -> str:
 
 
 def _recognised(checkpoint: Checkpoint, evidence: Evidence) -> Family:
-    by_name = stranger_by_name(evidence)
-    if by_name is not None:
-        raise UnsupportedModelError(by_name, advice=_advice_for_strangers())
+    stranger = stranger_at_once(evidence)
+    if stranger is not None:
+        raise _unsupported(*stranger)
     if checkpoint.is_shard:
         raise UnsupportedModelError(
             "the checkpoint is one shard of a model (shard_metadata is there)",
@@ -150,12 +197,13 @@ def _recognised(checkpoint: Checkpoint, evidence: Evidence) -> Family:
     family = next((family for family in FAMILIES if family.recognises(evidence)), None)
     if family is None:
         unknown = f"this is none of the models that w2vc knows (cfg.model._name is {short(evidence.model)})"
-        raise UnsupportedModelError(stranger_by_tensor(evidence) or unknown, advice=_advice_for_strangers())
+        raise _unsupported(*(stranger_in_the_end(evidence) or (unknown, "")))
     return family
 
 
-def _advice_for_strangers() -> str:
-    return f"w2vc converts these: {', '.join(family.name for family in FAMILIES)}."
+def _unsupported(problem: str, advice: str) -> UnsupportedModelError:
+    converted = f"w2vc converts these: {', '.join(family.name for family in FAMILIES)}."
+    return UnsupportedModelError(problem, advice=advice or converted)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -165,8 +213,9 @@ def _advice_for_strangers() -> str:
 class _Reading:
     """One checkpoint's keys, read by a family's rows; gathers every problem and note on the way."""
 
-    def __init__(self, family: Family, evidence: Evidence, cfg: Cfg) -> None:
+    def __init__(self, family: Family, evidence: Evidence, cfg: Cfg, *, strict: bool) -> None:
         self.family = family
+        self.strict = strict
         self.evidence = evidence
         self.cfg = cfg
         self.section = _INNER_SECTION if evidence.fine_tuned else "model"
@@ -180,7 +229,7 @@ class _Reading:
 
     def description(self) -> Description:
         if self.evidence.fine_tuned and not self.cfg.keys(_INNER_SECTION):
-            self.problems.append("cfg.model.w2v_args is missing: the architecture of a fine-tuned model is there")
+            raise _without_architecture(self.cfg.value("model.w2v_path"))
         self._read_rows()
         self.facts |= {name: measure(self.evidence.tensors) for name, measure in self.family.measures.items()}
         self._check()
@@ -190,6 +239,7 @@ class _Reading:
             family=self.family,
             target=target,
             own_head="ctc" if self.evidence.fine_tuned else self.family.pretrained_head,
+            further_heads=self.family.further_heads(self.facts),
             facts=self.facts,
             fields={**target.constants, **self.fields, **self.family.derived(self.facts)},
             keys=tuple(self.reports),
@@ -229,14 +279,15 @@ class _Reading:
             return
         if row.silent_below is not None and said < row.silent_below:
             return
-        self.notes.append(f"cfg.{path} is {short(stored)}, the tensors say {measured}")
+        found = f"cfg.{path} is {short(stored)}, the tensors say {measured}"
+        (self.problems if self.strict else self.notes).append(found)
 
     def _check(self) -> None:
         problems = [*self.problems, *self.evidence.tensors.problems, *self.cfg.problems]
         # Sizes that are missing or outside their domain make every further check fail, too.
         problems += [] if problems else [problem for check in self.family.checks for problem in check(self.facts)]
         if problems:
-            raise InconsistentError(problems, advice=_CONTRADICTION)
+            raise InconsistentError(problems, advice=_OTHER_PRETRAINED if self.strict else _CONTRADICTION)
 
     def _note_unknown_keys(self) -> None:
         known = {row.name for row in self.family.keys.architecture}
@@ -249,6 +300,16 @@ class _Reading:
             # An argparse namespace holds the keys of every config of fairseq at once.
             if unknown and "arch" not in keys:
                 self.notes.append(f"cfg.{section} has keys that fairseq 0.12.2 doesn't: {', '.join(unknown)}")
+
+
+def _without_architecture(path: object) -> InconsistentError:
+    name = re.split(r"[/\\\\]", path)[-1] if isinstance(path, str) else ""
+    where = f" {short(name)}" if name else ""
+    return InconsistentError(
+        "This fine-tuned model doesn't carry its architecture (cfg.model.w2v_args is empty): it stands in the pretrained "
+        f"checkpoint{where} that it was fine-tuned from.",
+        advice="Give that checkpoint with --pretrained CHECKPOINT.",
+    )
 
 
 def _fields(row: Key, value: Any) -> dict[str, object]:
@@ -282,7 +343,7 @@ _NUMBERED = ("layer", "conv", "block")
 
 
 def pattern(name: str) -> re.Pattern[str]:
-    """Compile a table's name, in which ``{x}`` stands for one dot-free part."""
+    """Compile a table's name, in which ``{x}`` stands for one dot-free part, and ``{rest}`` for any."""
     escaped = re.escape(name).replace(r"\{", "{").replace(r"\}", "}")
     return re.compile(
         re.sub(r"{(\w+)}", lambda found: f"(?P<{found[1]}>{_number_or_word(found[1])})", escaped), re.ASCII
@@ -291,6 +352,8 @@ def pattern(name: str) -> re.Pattern[str]:
 
 def _number_or_word(placeholder: str) -> str:
     # A leading zero would let two names become one.
+    if placeholder == "rest":
+        return ".+"
     return r"0|[1-9]\d{0,4}" if placeholder in _NUMBERED else r"[a-z_]\w*"
 
 

@@ -62,7 +62,8 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         if plan.dtype == "float32"
         else f"Its weights are fairseq's, stored as {plan.dtype}."
     )
-    snippet = _SNIPPETS[plan.head].format(model_class=plan.model_class, sample_rate=description.sample_rate)
+    snippets = {**_SNIPPETS, **description.family.snippets(description.facts)}
+    snippet = snippets[plan.head].format(model_class=plan.model_class, sample_rate=description.sample_rate)
     audio = "normalised to zero mean and unit variance" if description.normalize else "as it is"
     lines = [
         "---",
@@ -83,7 +84,7 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         f"- input: {description.sample_rate:,} Hz mono, {audio}",
         f"- fingerprint of the source: `{checkpoint.archive.fingerprint}`",
         "",
-        *_good_to_know(description),
+        *_good_to_know(description, plan),
         "Run in this directory:",
         "",
         "```python",
@@ -94,8 +95,9 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
     return "\n".join(lines).encode()
 
 
-def _good_to_know(description: Description) -> list[str]:
-    notes = description.family.notes(description.facts)
+def _good_to_know(description: Description, plan: Plan) -> list[str]:
+    family, facts = description.family, description.facts
+    notes = (*family.notes(facts), *family.card_notes(facts, plan.head))
     return ["Good to know:", "", *(f"- {note}" for note in notes), ""] if notes else []
 
 

@@ -66,7 +66,8 @@ def overrides(
     """
     target = description.target
     derived = description.family.derived(description.facts)
-    free = {field: domain for field, domain in target.free.items() if field not in derived}
+    # What follows from the model can't be chosen, where a config with this head says it.
+    free = {field: domain for field, domain in target.free.items() if field not in derived.keys() & config.keys()}
     decided = {**target.repeatable, **config}
     compared = {key: value for key, value in given.items() if key in decided and key not in {*free, *_NOT_COMPARED}}
     kind = given.get("model_type", target.model_type)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from w2vc.errors import DictionaryError, InconsistentError, UnsupportedModelError, UsageError
-from w2vc.families.family import Content, Edit, Filling, FirstRow, Head, Part, TargetTensor
+from w2vc.families.family import EVERY_HEAD, Content, Edit, Filling, FirstRow, Head, Part, TargetTensor
 from w2vc.families.interpreter import Description, name_table, pattern
 from w2vc.planning.overrides import overrides
 from w2vc.planning.processor import Vocabulary, preprocessor_config, tokenizer_config, vocabulary
@@ -97,6 +97,7 @@ class Plan:
         config, vocabulary: what the files below were made from.
         files: the small files, by name.
         notes: what a reader should know.
+        beyond: the tensors that transformers' class hasn't got, and another that is made from it has.
     """
 
     head: Head
@@ -109,6 +110,7 @@ class Plan:
     vocabulary: Vocabulary | None
     files: Mapping[str, bytes]
     notes: tuple[str, ...]
+    beyond: tuple[str, ...] = ()
 
     @property
     def moves(self) -> tuple[Move, ...]:
@@ -139,15 +141,19 @@ def chosen_head(description: Description, wanted: str) -> Head:
         return "none"
     if wanted == own and own in classes:
         return own
+    further = next((head for head in description.further_heads if head == wanted), None)
+    if further is not None:
+        return further
     if wanted == own:
         raise UsageError(
             f"--head is {wanted}, but transformers has no class with this head for a {description.target.model_type}",
             advice="Give --head none for the encoder alone.",
         )
-    if wanted not in ("ctc", "pretraining"):
-        raise UsageError(f"--head is {wanted}", advice="Give auto, ctc, pretraining or none.")
+    if wanted not in EVERY_HEAD:
+        raise UsageError(f"--head is {wanted}", advice=f"Give auto, {', '.join(EVERY_HEAD[:-1])} or none.")
+    there = list(dict.fromkeys(head for head in (own, *description.further_heads, "none") if head in classes))
     raise UsageError(
-        f"--head is {wanted}, but the checkpoint has the {own} head only", advice=f"Give --head {own} or --head none."
+        f"--head is {wanted}, which this checkpoint hasn't got", advice=f"Give --head {' or --head '.join(there)}."
     )
 
 
@@ -195,6 +201,7 @@ def make_plan(
         vocabulary=words,
         files=_files(description, head, config, words),
         notes=(*description.notes, *(words.notes if words is not None else ())),
+        beyond=description.target.beyond.get(head, ()),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from w2vc.errors import UsageError
-from w2vc.families.interpreter import Description, describe
+from w2vc.families.interpreter import Description, describe, describe_with
 from w2vc.options import Options
 from w2vc.planning.model_card import model_card
 from w2vc.planning.overrides import read_config
@@ -50,8 +50,7 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
     """
     if options.dtype not in _DTYPES:
         raise UsageError(f"--dtype is {options.dtype}", advice=f"Give one of {', '.join(_DTYPES)}.")
-    checkpoint = read_checkpoint(path, ema=options.ema, passed=passed)
-    description = describe(checkpoint)
+    checkpoint, pretrained, description = read_and_describe(path, options, passed=passed)
     head = chosen_head(description, options.head)
     dictionary = find_dictionary(checkpoint, description, options.dictionary) if head == "ctc" else None
     dtype = next(dtype for dtype in _DTYPES if dtype == options.dtype)
@@ -64,12 +63,25 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
         head=plan.head,
         dtype=options.dtype,
         ema=options.ema,
+        pretrained=None if pretrained is None else pretrained.archive.fingerprint,
         overrides=given,
         labels=description.labels,
         dictionary=dictionary,
         files=plan.files,
     )
     return Prepared(checkpoint, description, dictionary, plan, provenance)
+
+
+def read_and_describe(
+    path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive], None] | None = None
+) -> tuple[Checkpoint, Checkpoint | None, Description]:
+    """Return the checkpoint, the pretrained one that an option names, and what the model is."""
+    checkpoint = read_checkpoint(path, ema=options.ema, passed=passed)
+    if options.pretrained is None:
+        return checkpoint, None, describe(checkpoint)
+    pretrained = read_checkpoint(options.pretrained)
+    whole, description = describe_with(checkpoint, pretrained)
+    return whole, pretrained, description
 
 
 def find_dictionary(checkpoint: Checkpoint, description: Description, place: Path | None) -> Dictionary | None:

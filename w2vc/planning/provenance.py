@@ -16,7 +16,7 @@ from pathlib import Path
 from w2vc.errors import RefusedError, UnreadableError, UsageError
 from w2vc.options import Options
 from w2vc.planning.overrides import read_config
-from w2vc.reading.archive import open_checkpoint
+from w2vc.reading.archive import examine, open_checkpoint
 from w2vc.reading.dictionary import Dictionary, dictionary_beside, dictionary_file, read_dictionary
 from w2vc.version import __version__
 
@@ -40,6 +40,7 @@ class Record:
         labels: the suffix of the dictionary's file that the checkpoint names; empty where it names none.
         dictionary: SHA-256 of the symbols; empty where the output has no vocabulary.
         files: the names of all files of the output but the weights, with blanks between them.
+        pretrained: fingerprint of the pretrained checkpoint; empty where none was given.
         converted_by: w2vc's version.
     """
 
@@ -51,6 +52,7 @@ class Record:
     labels: str
     dictionary: str
     files: str
+    pretrained: str = ""
     converted_by: str = _CONVERTED_BY
 
     def metadata(self) -> dict[str, str]:
@@ -64,6 +66,7 @@ def make_record(
     head: str,
     dtype: str,
     ema: bool,
+    pretrained: str | None,
     overrides: Mapping[str, object] | None,
     labels: str | None,
     dictionary: Dictionary | None,
@@ -76,6 +79,7 @@ def make_record(
         head: the plan's.
         dtype: the option, not what it came to.
         ema: the option.
+        pretrained: fingerprint of the pretrained checkpoint, where one was given.
         overrides: of the configuration, if any.
         labels: the architecture's.
         dictionary: the one that was used; None without a vocabulary.
@@ -90,6 +94,7 @@ def make_record(
         labels=labels or "",
         dictionary="" if dictionary is None else _symbols(dictionary),
         files=" ".join(sorted(files)),
+        pretrained=pretrained or "",
     )
 
 
@@ -182,13 +187,20 @@ def is_made_from(record: Record, fingerprint: str, checkpoint: Path, options: Op
     """
     try:
         config = _overrides(None if options.config is None else read_config(options.config))
-    except UsageError:  # the conversion will say what is wrong with it
+        pretrained = "" if options.pretrained is None else _fingerprint(options.pretrained)
+    except (UsageError, UnreadableError):  # the conversion will say what is wrong with it
         return False
-    now = (_CONVERTED_BY, fingerprint, options.dtype, _text(options.ema), options.card, config)
+    now = (_CONVERTED_BY, fingerprint, options.dtype, _text(options.ema), options.card, config, pretrained)
     has_card = "README.md" in record.files.split()
-    then = (record.converted_by, record.source_fingerprint, record.dtype, record.ema, has_card, record.config)
+    made = (record.converted_by, record.source_fingerprint, record.dtype, record.ema)
+    then = (*made, has_card, record.config, record.pretrained)
     heads = ("ctc", "pretraining") if options.head == "auto" else (options.head,)
     return then == now and record.head in heads and _is_same_dictionary(record, checkpoint, options.dictionary)
+
+
+def _fingerprint(checkpoint: Path) -> str:
+    with open_checkpoint(checkpoint) as file:
+        return examine(file, checkpoint).fingerprint
 
 
 def _is_same_dictionary(record: Record, checkpoint: Path, given: Path | None) -> bool:

@@ -8,7 +8,7 @@ model's, so that no number in a small file decides about gigabytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,11 @@ def _label(value: object) -> str | None:
     return found if found is not None and len(found) <= 100 and not set(found) & set("/\\\0") else None
 
 
+def _labels(value: object) -> str | None:
+    several = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return _label(next(iter(value), None) if several else value)
+
+
 def _first_number(value: object) -> float | None:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         return None
@@ -92,6 +97,7 @@ number = Domain(_number, "a finite number")
 positive = Domain(_positive, "a finite number above 0")
 text = Domain(_text, "a text in Unicode")
 label = Domain(_label, "a short text in Unicode without slashes")
+labels = Domain(_labels, f"{label.words}, or a list of them")
 first_number = Domain(_first_number, "a list of finite numbers")
 anything = Domain(lambda value: value, "anything")
 

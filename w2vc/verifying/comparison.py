@@ -56,6 +56,7 @@ def verify(
     head: str = "auto",
     ema: bool = False,
     config: AnyPath | None = None,
+    pretrained: AnyPath | None = None,
     wav: AnyPath | None = None,
     watch: Watch | None = None,
 ) -> Verification:
@@ -71,6 +72,7 @@ def verify(
         head: the head that was converted with; ``auto`` takes it from the output's ``config.json``.
         ema: the EMA weights were converted.
         config: the ``config.json`` that was given to ``convert``, if one was.
+        pretrained: as for ``convert``.
         wav: a recording to feed both models with instead of the built-in signal.
         watch: called with (bytes done, bytes in all) while tensors are compared.
 
@@ -91,6 +93,7 @@ def verify(
         dtype=_dtype(found),
         ema=ema,
         config=None if config is None else Path(config),
+        pretrained=None if pretrained is None else Path(pretrained),
         card=False,
     )
     prepared = prepare(Path(checkpoint), options)

@@ -6,6 +6,7 @@ Sources: ``transformers/models/data2vec/configuration_data2vec_audio.py`` and ``
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from w2vc.families.family import Facts, Target, TargetTensor
 from w2vc.families.shared import tensors as shared
@@ -35,6 +36,9 @@ TARGET = Target(
     repeatable={"add_adapter": False},
     lacks=frozenset({"feat_extract_norm", "do_stable_layer_norm", "feat_quantizer_dropout"}),
 )
+
+# Data2VecAudioModel.apply_mask: min_masks=1 over time.
+OWN_TARGET = replace(TARGET, constants={**TARGET.constants, "mask_time_min_masks": 1})
 
 
 def derived(facts: Facts) -> Mapping[str, object]:

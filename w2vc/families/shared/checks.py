@@ -45,10 +45,5 @@ def quantized_vectors_fit(facts: Facts) -> Iterator[str]:
         yield f"{width} channels of a quantized vector can't be shared among {groups} groups"
 
 
-EVERY = (
-    heads_share_the_channels,
-    groups_share_the_channels,
-    extractor_has_its_shapes,
-    normalization_agrees,
-    quantized_vectors_fit,
-)
+ENCODER = (heads_share_the_channels, groups_share_the_channels, extractor_has_its_shapes, normalization_agrees)
+EVERY = (*ENCODER, quantized_vectors_fit)

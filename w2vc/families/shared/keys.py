@@ -41,7 +41,7 @@ def _conv_layers(source: object) -> tuple[ConvLayer, ...] | None:
     return parse_conv_feature_layers(source) if isinstance(source, str) else None
 
 
-def _conv_fields(layers: tuple[ConvLayer, ...]) -> Mapping[str, object]:
+def conv_fields(layers: tuple[ConvLayer, ...]) -> Mapping[str, object]:
     return {
         "conv_dim": [layer.dim for layer in layers],
         "conv_kernel": [layer.kernel for layer in layers],
@@ -61,7 +61,7 @@ EXTRACTOR: tuple[Key, ...] = (
         spelled={"default": "group", "layer_norm": "layer"},
         tensors=measures.extractor_mode,
     ),
-    Key("conv_feature_layers", CONV_FEATURE_LAYERS, conv_layers, into=_conv_fields),
+    Key("conv_feature_layers", CONV_FEATURE_LAYERS, conv_layers, into=conv_fields),
     Key("conv_bias", False, flag, to=("conv_bias",), tensors=has("feature_extractor.conv_layers.0.0.bias")),
     training("feature_grad_mult", 1.0, "scales a gradient"),
 )

@@ -14,6 +14,8 @@ from w2vc.families.family import Facts, Measure, Tensors, axis_if_there, has
 CTC_HEAD = "w2v_encoder.proj"
 POS_CONV_V = ("encoder.pos_conv.0.weight_v", "encoder.pos_conv.0.parametrizations.weight.original1")
 """The direction of the positional convolution's weight norm, in both of torch's spellings."""
+POS_CONV_BEHIND_BATCH_NORM = "encoder.pos_conv.1.weight"
+"""Of a positional convolution with batch norm, which later revisions have (``make_conv_pos``)."""
 
 
 def layers(tensors: Tensors) -> int:
@@ -40,19 +42,23 @@ def extractor_shapes(tensors: Tensors) -> list[tuple[int, int]]:
 
 def _pos_conv_v(tensors: Tensors) -> tuple[int, ...] | None:
     shapes = (tensors.shape(name) for name in POS_CONV_V)
-    shape = next((shape for shape in shapes if shape is not None), None)
+    return next((shape for shape in shapes if shape is not None and len(shape) == 3 and shape[1] > 0), None)
+
+
+def _pos_conv(tensors: Tensors) -> tuple[int, ...] | None:
+    shape = _pos_conv_v(tensors) or tensors.shape(POS_CONV_BEHIND_BATCH_NORM)
     return shape if shape is not None and len(shape) == 3 and shape[1] > 0 else None
 
 
 def conv_pos(tensors: Tensors) -> int | None:
-    """Return the kernel of a positional convolution with weight norm."""
-    shape = _pos_conv_v(tensors)
+    """Return the kernel of a positional convolution of one block."""
+    shape = _pos_conv(tensors)
     return None if shape is None else shape[2]
 
 
 def conv_pos_groups(tensors: Tensors) -> int | None:
     """Return the groups of a positional convolution."""
-    shape = _pos_conv_v(tensors) or tensors.shape("encoder.pos_conv.0.0.weight")
+    shape = _pos_conv(tensors) or tensors.shape("encoder.pos_conv.0.0.weight")
     return None if shape is None or len(shape) != 3 else max(shape[0] // max(shape[1], 1), 1)
 
 

@@ -85,6 +85,8 @@ class Model:
         frame_mask: (padding_mask, frames, layers) to the mask of frames, None where nothing is padded.
         pretraining: the heads of a pretrained model: (encoder_out, features, weights, settings) to projected states,
             targets and codevector indices.
+        ignored: keys of the settings that the model doesn't look at.
+        always_projects: ``post_extract_proj`` is there even where the features are as wide as the encoder.
     """
 
     architectures: Mapping[str, tuple[str, ...]]
@@ -94,6 +96,8 @@ class Model:
     encoder: Callable[[Weights, Any], Encoder]
     frame_mask: Callable[[Tensor, int, tuple[ConvLayer, ...]], Tensor | None]
     pretraining: Callable[[Tensor, Tensor, Weights, Any], tuple[Tensor | None, Tensor | None, Tensor | None]]
+    ignored: frozenset[str] = frozenset()
+    always_projects: bool = False
 
 
 @torch.no_grad()
@@ -129,7 +133,7 @@ def forward(
     weights = checkpoint.below("w2v_encoder.w2v_model") if fine_tuned else checkpoint
 
     features, mask = _features(model, source, padding_mask, weights, settings)
-    projected_features = _project_features(features, weights, settings)
+    projected_features = _project_features(model, features, weights, settings)
     encoder = weights.below("encoder")
     hidden_states, encoder_out = _encode(projected_features, mask, encoder, model.encoder(encoder, settings), settings)
     logits = projected = targets = indices = None
@@ -177,6 +181,7 @@ class Settings:
     conv_pos: int = 128
     conv_pos_groups: int = 16
     pos_conv_depth: int = 1
+    conv_pos_batch_norm: bool = False
     required_seq_len_multiple: int = 2
     crop_seq_to_multiple: int = 1
     final_dim: int = 0
@@ -220,7 +225,7 @@ def _settings(model: Model, cfg: Mapping[str, Any]) -> Settings:
         architecture, path = architecture.get(key), f"{path}.{key}"
         if not isinstance(architecture, Mapping):
             raise inconsistent(f"{path} is {architecture!r}, and should hold the model's architecture")
-    known = {key.name for key in fields(model.settings)} & architecture.keys()
+    known = ({key.name for key in fields(model.settings)} & architecture.keys()) - model.ignored
     return model.settings(**{key: architecture[key] for key in known})
 
 
@@ -352,14 +357,14 @@ def frame_mask(padding_mask: Tensor, frames: int, layers: tuple[ConvLayer, ...])
     return (1 - last.flip([-1]).cumsum(-1).flip([-1])).bool()
 
 
-def _project_features(features: Tensor, weights: Weights, settings: Settings) -> Tensor:
+def _project_features(model: Model, features: Tensor, weights: Weights, settings: Settings) -> Tensor:
     """The encoder's input (B, frames, dim): the features projected or quantised, or as they are."""
     dim = settings.encoder_embed_dim
     if settings.quantize_input:
         quantizer = weights.below("input_quantizer")
         quantized, _ = _quantize(features, quantizer, settings.input_codevector_width, settings)
         return linear(quantized, weights.below("project_inp"), dim)
-    if features.size(-1) != dim:
+    if features.size(-1) != dim or model.always_projects:
         return linear(features, weights.below("post_extract_proj"), dim)
     return features
 
@@ -407,12 +412,10 @@ def _pad_to_multiple(x: Tensor, mask: Tensor | None, multiple: int) -> tuple[Ten
 
 
 def _positional_convolution(x: Tensor, weights: Weights, settings: Settings) -> Tensor:
-    """``TransformerEncoder.pos_conv``: one convolution with weight norm, or ``pos_conv_depth`` plain ones."""
+    """``TransformerEncoder.pos_conv``: one convolution with weight or batch norm, or ``pos_conv_depth`` plain ones."""
     x = x.transpose(1, 2)
     if settings.pos_conv_depth <= 1:
-        conv = weights.below("0")
-        x = F.gelu(_same_conv(x, _weight_norm(conv, settings), conv, settings))
-        return x.transpose(1, 2)
+        return F.gelu(_single_pos_conv(x, weights, settings)).transpose(1, 2)
     kernel = max(3, settings.conv_pos // settings.pos_conv_depth)
     for index in range(settings.pos_conv_depth):
         conv = weights.below(f"{index}.0")
@@ -420,6 +423,24 @@ def _positional_convolution(x: Tensor, weights: Weights, settings: Settings) -> 
         x = F.layer_norm(x.transpose(1, 2), (x.size(1),), eps=EPSILON).transpose(1, 2)
         x = F.gelu(x)
     return x.transpose(1, 2)
+
+
+def _single_pos_conv(x: Tensor, weights: Weights, settings: Settings) -> Tensor:
+    """``make_conv_pos``; the batch norm, which 0.12.2 hasn't got, comes before the convolution."""
+    if not settings.conv_pos_batch_norm:
+        conv = weights.below("0")
+        return _same_conv(x, _weight_norm(conv, settings), conv, settings)
+    conv = weights.below("1")
+    weight = conv.read("weight", *_pos_conv_shape(settings.conv_pos, settings))
+    return _same_conv(_batch_norm(x, weights.below("0")), weight, conv, settings)
+
+
+def _batch_norm(x: Tensor, weights: Weights) -> Tensor:
+    """``BatchNorm1d`` in eval mode: (B, width, frames) to the same."""
+    mean, variance, weight, bias = (
+        weights.read(name, x.size(1)) for name in ("running_mean", "running_var", "weight", "bias")
+    )
+    return F.batch_norm(x, mean, variance, weight, bias, eps=EPSILON)
 
 
 def _pos_conv_shape(kernel: int, settings: Settings) -> tuple[int, int, int]:

@@ -103,7 +103,7 @@ def weight_norm_conv(config: Config) -> Iterator[TargetTensor]:
 
 
 def head(config: Config, kind: Head) -> Iterator[TargetTensor]:
-    """Give the tensors of the heads that ``Wav2Vec2ForCTC`` and ``Wav2Vec2ForPreTraining`` have."""
+    """Give the tensors of the heads that ``Wav2Vec2ForCTC`` and ``Wav2Vec2ForPreTraining`` have, or of a projection."""
     hidden, channels = config["hidden_size"], config["conv_dim"][-1]
     if kind == "ctc":
         yield from weight_and_bias("lm_head", config["vocab_size"], hidden)
@@ -114,6 +114,8 @@ def head(config: Config, kind: Head) -> Iterator[TargetTensor]:
         yield from weight_and_bias("quantizer.weight_proj", entries, channels)
         yield from weight_and_bias("project_q", config["proj_codevector_dim"], width)
         yield from weight_and_bias("project_hid", config["proj_codevector_dim"], hidden)
+    if kind == "projection":
+        yield from weight_and_bias("final_proj", config["classifier_proj_size"], hidden)
 
 
 def model(
