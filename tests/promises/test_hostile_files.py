@@ -7,15 +7,17 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from tests.support import whole_process
-from tests.support.hostile_files import CANARY, CASES, FIXTURES, Case
+from tests.support.attempts import Attempts, Weights
+from tests.support.hostile_files import CANARY, CASES, Case
 from tests.support.sandbox import SECRET, Run, Sandbox, sandbox
 from tests.support.strangers import Snapshot, Strangers
 
@@ -23,6 +25,8 @@ MEGABYTES = 600
 SECONDS = 20
 # 20 problems, each shortened, and a piece of advice.
 CHARACTERS = 25_000
+
+Test = TypeVar("Test", bound=Callable[..., object])
 
 REFUSED = [case for case in CASES.values() if 0 not in case.exit_codes]
 EITHER = [case for case in CASES.values() if 0 in case.exit_codes and len(case.exit_codes) > 1]
@@ -37,12 +41,14 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="module")
-def right_weights(box: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    output = tmp_path_factory.mktemp("right") / "out"
-    run = box.run(["convert", str(FIXTURES / "eras" / "plain_dict_ctc.pt"), str(output)])
-    assert run.exit_code == 0, run.stderr
-    weights: dict[str, np.ndarray] = load_file(output / "model.safetensors")
-    return weights
+def attempts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attempts]:
+    """The attempts on all cases that this run of the tests asks for, begun at once."""
+    opened = Attempts(tmp_path_factory.mktemp("attempts"), SECONDS)
+    given = (getattr(item, "callspec", None) for item in request.session.items)
+    asked = (callspec.params for callspec in given if callspec is not None and "attempt_on" in callspec.params)
+    opened.begin((params["attempt_on"], params.get("as_json", False)) for params in asked)
+    yield opened
+    opened.close()
 
 
 def complaints(run: Run, files: Mapping[str, str] | None = None) -> list[str]:
@@ -61,17 +67,6 @@ def complaints(run: Run, files: Mapping[str, str] | None = None) -> list[str]:
     return [complaint for complaint, is_so in found.items() if is_so]
 
 
-def made(case: Case, folder: Path) -> Path:
-    path = folder / "checkpoint.pt"
-    case.make(path)
-    return path
-
-
-def command(case: Case, path: Path, output: Path) -> list[str]:
-    more = [argument.format(folder=path.parent) for argument in case.arguments]
-    return ["convert", str(path), str(output), *more]
-
-
 def problems_with_refusal(case: Case, run: Run, path: Path | str) -> list[str]:
     """What is wrong with how a file was refused: the code, the two lines, or the reason."""
     lines = run.stderr.splitlines()
@@ -87,63 +82,48 @@ def problems_with_refusal(case: Case, run: Run, path: Path | str) -> list[str]:
     return [f"{problem}: {run.stderr[:1000]}" for problem, is_so in found.items() if is_so]
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
-def test_a_hostile_file_is_refused_with_its_reason_and_nothing_is_done(
-    case: Case, box: Sandbox, tmp_path: Path
-) -> None:
-    path = made(case, tmp_path)
-    before = Snapshot.of(tmp_path), listed_at_top(box)
-    run = box.run(command(case, path, tmp_path / "out"), seconds=SECONDS)
-    assert not complaints(run)
-    assert (Snapshot.of(tmp_path), listed_at_top(box)) == before
-    assert not problems_with_refusal(case, run, path)
+def named(cases: list[Case]) -> Callable[[Test], Test]:
+    return pytest.mark.parametrize("attempt_on", cases, ids=lambda case: case.name)
 
 
-def listed_at_top(box: Sandbox) -> set[str]:
-    """What lies where the payloads would leave their mark: the sandbox's current directory."""
-    return {path.name for path in box.folder.iterdir()}
+@named(REFUSED)
+def test_a_hostile_file_is_refused_with_its_reason_and_nothing_is_done(attempt_on: Case, attempts: Attempts) -> None:
+    attempt = attempts.of(attempt_on)
+    assert not complaints(attempt.run)
+    assert not problems_with_refusal(attempt_on, attempt.run, attempt.path)
+    assert attempt.output is None
+    assert not attempt.changed
 
 
-@pytest.mark.parametrize("case", WITHOUT_EFFECT, ids=lambda case: case.name)
+@named(WITHOUT_EFFECT)
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
-def test_a_trick_without_effect_changes_nothing(
-    case: Case, as_json: bool, box: Sandbox, right_weights: dict[str, np.ndarray], tmp_path: Path
-) -> None:
-    path, output = made(case, tmp_path), tmp_path / "out"
-    before = Snapshot.of(tmp_path)
-    run = box.run([*command(case, path, output), *(["--json"] if as_json else [])], seconds=SECONDS)
-    assert run.exit_code == 0, run.stderr
-    assert case.word in run.stdout
-    assert not complaints(run, texts_in(output))
-    assert Snapshot.of(tmp_path).without("out") == before
+def test_a_trick_without_effect_changes_nothing(attempt_on: Case, as_json: bool, attempts: Attempts) -> None:
+    attempt = attempts.of(attempt_on, as_json=as_json)
+    assert attempt.run.exit_code == 0, attempt.run.stderr
+    assert attempt_on.word in attempt.run.stdout
+    assert not complaints(attempt.run, attempt.texts)
+    assert not attempt.changed
     if as_json:
-        assert strict_json(run.stdout)["written"] is True
-    assert differences(case, output, right_weights) == {}
+        assert strict_json(attempt.run.stdout)["written"] is True
+    assert differences(attempt_on, attempt.weights, attempts.right_weights(attempt_on)) == {}
 
 
-@pytest.mark.parametrize("case", EITHER, ids=lambda case: case.name)
+@named(EITHER)
 def test_a_file_that_could_mislead_one_reader_is_refused_or_read_as_torch_reads_it(
-    case: Case, box: Sandbox, right_weights: dict[str, np.ndarray], tmp_path: Path
+    attempt_on: Case, attempts: Attempts
 ) -> None:
-    path, output = made(case, tmp_path), tmp_path / "out"
-    before = Snapshot.of(tmp_path)
-    run = box.run(command(case, path, output), seconds=SECONDS)
-    assert not complaints(run, texts_in(output))
-    assert Snapshot.of(tmp_path).without("out") == before
-    if run.exit_code == 0:
-        assert differences(case, output, right_weights) == {}
+    attempt = attempts.of(attempt_on)
+    assert not complaints(attempt.run, attempt.texts)
+    assert not attempt.changed
+    if attempt.run.exit_code == 0:
+        assert differences(attempt_on, attempt.weights, attempts.right_weights(attempt_on)) == {}
     else:
-        assert not output.exists()
-        assert not problems_with_refusal(case, run, path)
+        assert attempt.output is None
+        assert not problems_with_refusal(attempt_on, attempt.run, attempt.path)
 
 
-def texts_in(output: Path) -> dict[str, str]:
-    return {file.name: file.read_bytes().decode("utf-8", "replace") for file in output.glob("*.[!s]*")}
-
-
-def differences(case: Case, output: Path, right: Mapping[str, np.ndarray]) -> dict[str, str]:
+def differences(case: Case, weights: Weights, right: Weights) -> dict[str, str]:
     """The tensors of an output that are not what the case says, and how they differ."""
-    weights = load_file(output / "model.safetensors")
     found = dict.fromkeys(weights.keys() ^ right.keys(), "is there on one side only")
     for name in weights.keys() & right.keys():
         expected = np.full_like(weights[name], case.changed[name]) if name in case.changed else right[name]
@@ -158,6 +138,12 @@ def strict_json(text: str) -> dict[str, object]:
 
     values: dict[str, object] = json.loads(text, parse_constant=refuse)
     return values
+
+
+def made(case: Case, folder: Path) -> Path:
+    path = folder / "checkpoint.pt"
+    case.make(path)
+    return path
 
 
 def test_values_that_are_not_finite_are_converted_and_counted(box: Sandbox, tmp_path: Path) -> None:
@@ -189,6 +175,13 @@ WORST = [
     "pipe",
     "cfg_with_a_hundred_thousand_keys",
     "resolver_of_the_environment",
+    "metadata_with_negation_bit",
+    "thousands_of_globals_that_are_called",
+    "sparse_tensor_of_300_gigabytes_and_a_wrong_config",
+    "interpolations_of_a_megabyte",
+    "dropout_of_7",
+    "items_set_on_the_state_dict",
+    "s3prl_form_with_depth",
 ]
 # ``inspect`` reads no tensor.
 SEEN_WHEN_READ = {"bit_flipped_in_a_tensor"}
@@ -220,16 +213,34 @@ def place(tmp_path: Path) -> Place:
     return Place(folder, Strangers.in_folder(folder), whole_process.write_script(elsewhere))
 
 
-@pytest.mark.parametrize("terminal", [False, True], ids=["piped", "terminal"])
 @pytest.mark.parametrize("name", WORST)
-def test_convert_refuses_within_the_limits_wherever_it_is_started(name: str, terminal: bool, place: Place) -> None:
+def test_convert_refuses_within_the_limits_wherever_it_is_started(name: str, place: Place) -> None:
     path = made(CASES[name], place.folder)
     before = Snapshot.of(place.folder)
-    run = place.run("convert", path.name, "out", terminal=terminal)
+    run = place.run("convert", path.name, "out")
     assert not complaints(run)
     assert not problems_with_refusal(CASES[name], run, path.name)
     assert place.strangers.that_ran() == []
     assert Snapshot.of(place.folder) == before
+
+
+@pytest.mark.parametrize("name", WORST)
+def test_convert_refuses_on_a_terminal_for_the_same_reason(name: str, place: Place) -> None:
+    path = made(CASES[name], place.folder)
+    before = Snapshot.of(place.folder)
+    run = place.run("convert", path.name, "out", terminal=True)
+    shown = " ".join(without_colours(run.stderr).split())  # it may be wrapped
+    assert not complaints(replace(run, stderr=shown))
+    assert run.exit_code in CASES[name].exit_codes
+    assert shown.startswith("w2vc: ")
+    assert re.search(CASES[name].word, shown)
+    assert len(shown) < CHARACTERS
+    assert place.strangers.that_ran() == []
+    assert Snapshot.of(place.folder) == before
+
+
+def without_colours(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 @pytest.mark.parametrize("name", WORST)

@@ -157,7 +157,8 @@ def opcodes(value: Any) -> bytes:
 
 def made(module: str, name: str, *arguments: Any) -> Made:
     """An object of a class that the pickle names."""
-    return type(name, (Made,), {"module": module, "name": name})(*arguments)
+    kind: type[Made] = type(name, (Made,), {"module": module, "name": name})
+    return kind(*arguments)
 
 
 def plainly(value: object) -> bytes:
@@ -258,11 +259,13 @@ class Base:
     """A real checkpoint, to forge others from.
 
     Attributes:
+        name: of the file, with its folder's.
         data: the file.
         root: the zip's root folder.
         records: the zip's records in their order, by name without the root.
     """
 
+    name: str
     data: bytes
     root: str
     records: Mapping[str, bytes]
@@ -295,10 +298,15 @@ def base(path: Path) -> Base:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         root = names[0].partition("/")[0]
-        return Base(path.read_bytes(), root, {name[len(root) + 1 :]: archive.read(name) for name in names})
+        return Base(
+            f"{path.parent.name}/{path.name}",
+            path.read_bytes(),
+            root,
+            {name[len(root) + 1 :]: archive.read(name) for name in names},
+        )
 
 
-def model(saved: Mapping[str, Any]) -> dict[str, Any]:
+def model(saved: Mapping[str, Any]) -> dict[Any, Any]:
     """The state dict in what a checkpoint holds: tensors by name."""
     found = saved["model"]
     items = found.items if isinstance(found, Made) else found
@@ -313,3 +321,26 @@ def altered(tensor: Made, **changes: Any) -> Made:
     for name, value in changes.items():
         arguments[places[name]] = value
     return type(tensor)(*arguments)
+
+
+def sparsely_zipped(path: Path, parts: Iterable[Part], name: str, size: int, *, crc32: int) -> None:
+    """Write a zip of these records and of one more, of this many zeros that take no place on the disk."""
+    start = zipped(parts)
+    count, _here, directory_size, at = struct.unpack_from("<2H2L", start, len(start) - 14)
+    directory = start[at : at + directory_size]
+    extra = struct.pack("<2H2Q", 1, 16, size, size)
+    fields = struct.pack("<5H3L2H", 45, 0, 0, 0, 0, crc32, _FULL, _FULL, len(name), len(extra))
+    header = b"PK\x03\x04" + fields + name.encode() + extra
+    entry = b"PK\x01\x02" + struct.pack("<H", 45) + fields + struct.pack("<3H2L", 0, 0, 0, 0, at)
+    directory += entry + name.encode() + extra
+    end = at + len(header) + size
+    tail = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count + 1, count + 1, len(directory), end)
+    tail += struct.pack("<4sLQL", b"PK\x06\x07", 0, end + len(directory), 1)
+    tail += struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, _FULL, _FULL, 0)
+    with path.open("wb") as file:
+        file.write(start[:at] + header)
+        file.seek(end)
+        file.write(directory + tail)
+
+
+_FULL = 0xFFFFFFFF

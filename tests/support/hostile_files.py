@@ -13,14 +13,18 @@ import sys
 from pathlib import Path
 
 from tests.support.hostile import (  # noqa: F401 - each adds its cases
+    budgets,
     code,
     configs,
     containers,
     dictionaries,
+    forms,
     kinds,
     pickles,
+    surroundings,
     tensors,
     two_readers,
+    values,
 )
 from tests.support.hostile.cases import CANARY, CASES, FIXTURES, Case
 

@@ -38,6 +38,7 @@ class Case:
         armed: Python's own unpickler would run its payload.
         changed: where it converts, the tensors of the output that differ from those of the file that it was forged
             from, and the number that each of them is full of.
+        original: the fixture that it was forged from.
         arguments: more arguments of ``w2vc convert``; ``{folder}`` stands for the folder of the file.
     """
 
@@ -48,6 +49,7 @@ class Case:
     make: Callable[[Path], object]
     armed: bool = False
     changed: Mapping[str, float] = field(default_factory=dict)
+    original: str = ZIP.name
     arguments: tuple[str, ...] = ()
 
 
@@ -68,9 +70,9 @@ def add(
     CASES[name] = Case(name, category, codes, word, make, **more)
 
 
-def writing(make: Callable[[], bytes]) -> Callable[[Path], object]:
-    """Puts a file of these bytes at a path."""
-    return lambda path: path.write_bytes(make())
+def writing(make: Callable[..., bytes], *arguments: Any) -> Callable[[Path], object]:
+    """Puts the bytes that a function gives for these arguments at a path, when it is time."""
+    return lambda path: path.write_bytes(make(*arguments))
 
 
 def hostile(
@@ -103,14 +105,14 @@ def hostile_place(
 HEAD = "w2v_encoder.proj.weight"
 
 
-def changed_cfg(change: Callable[[dict[str, Any]], object], start: Base = ZIP) -> bytes:
+def changed_cfg(change: Callable[[dict[Any, Any]], object], start: Base = ZIP) -> bytes:
     """A checkpoint with another cfg."""
     saved = start.saved()
     change(saved["cfg"])
     return start.with_saved(saved)
 
 
-def changed_model(change: Callable[[dict[str, Any]], object], start: Base = ZIP, **records: bytes) -> bytes:
+def changed_model(change: Callable[[dict[Any, Any]], object], start: Base = ZIP, **records: bytes) -> bytes:
     """A checkpoint with another state dict, and with more records (``data_x`` for ``data/x``)."""
     saved = start.saved()
     change(model(saved))

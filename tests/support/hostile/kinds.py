@@ -92,13 +92,13 @@ def random_device(path: Path) -> None:
 
 @hostile_place("wrong file types", 3, "a socket")
 def listening_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        here = Path.cwd()
-        os.chdir(path.parent)  # the path of a socket can't be long
-        try:
-            listener.bind(path.name)
-        finally:
-            os.chdir(here)
+    # The path of a socket can't be long.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)
 
 
 @hostile_place("wrong file types", 3, "can't be opened")

@@ -93,9 +93,9 @@ _METADATA = {
     "key_that_is_no_text": a_dict(b"K\x01", b"\x88"),
 }
 for _name, _metadata in _METADATA.items():
-    add(f"metadata_with_{_name}", "lies", 3, "metadata", writing(lambda m=_metadata: with_head(the_head(m))))  # type: ignore[misc]  # a default
+    add(f"metadata_with_{_name}", "lies", 3, "metadata", writing(lambda m: with_head(the_head(m)), _metadata))
     _inner = a_call("torch._utils", "_rebuild_parameter", the_head(_metadata), b"\x89", NO_HOOKS)
-    add(f"metadata_in_a_parameter_with_{_name}", "lies", 3, "metadata", writing(lambda m=_inner: with_head(m)))  # type: ignore[misc]
+    add(f"metadata_in_a_parameter_with_{_name}", "lies", 3, "metadata", writing(lambda m: with_head(m), _inner))
 
 
 @hostile("lies", (0, 3), "metadata")
@@ -114,9 +114,9 @@ _HOOKS = {
     "a_method": NO_HOOKS + a_dict(text("items"), text("x")) + b"b",
 }
 for _name, _hooks in _HOOKS.items():
-    add(f"hooks_with_{_name}", "lies", 3, "hook", writing(lambda h=_hooks: with_head(the_head(hooks=h))))  # type: ignore[misc]
+    add(f"hooks_with_{_name}", "lies", 3, "hook", writing(lambda h: with_head(the_head(hooks=h)), _hooks))
     _inner = a_call("torch._utils", "_rebuild_parameter", the_head(), b"\x89", _hooks)
-    add(f"hooks_of_a_parameter_with_{_name}", "lies", 3, "hook", writing(lambda m=_inner: with_head(m)))  # type: ignore[misc]
+    add(f"hooks_of_a_parameter_with_{_name}", "lies", 3, "hook", writing(lambda m: with_head(m), _inner))
 
 _HIDDEN = (
     *("stride", "shape", "dtype", "size", "data", "grad", "requires_grad", "is_quantized", "layout", "device", "real"),
@@ -186,8 +186,8 @@ for _method in _METHODS:
         "lies",
         3,
         r"\bstate\b|attribute",
-        writing(lambda s=_state: _model_with_state(s)),
-    )  # type: ignore[misc]
+        writing(lambda s: _model_with_state(s), _state),
+    )
 
 
 @hostile("lies", 3, r"\bstate\b|attribute")
@@ -205,7 +205,7 @@ def items_set_on_the_root() -> bytes:
 
 @hostile("lies", 3, r"\bstate\b|attribute")
 def items_set_on_a_section_of_the_cfg() -> bytes:
-    def change(cfg: dict[str, Any]) -> None:
+    def change(cfg: dict[Any, Any]) -> None:
         section = made("collections", "OrderedDict")
         section.items.update(cfg["task"])
         section.state = {"items": "x"}
@@ -242,7 +242,7 @@ def state_built_on_a_plain_dict() -> bytes:
 
 @hostile("lies", (0, 3), "Counter|state dict|dict")
 def counter_in_place_of_the_state_dict() -> bytes:
-    def change(saved: dict[str, Any]) -> None:
+    def change(saved: dict[Any, Any]) -> None:
         counter = made("collections", "Counter")
         counter.items.update(model(saved))
         saved["model"] = counter
@@ -252,7 +252,7 @@ def counter_in_place_of_the_state_dict() -> bytes:
 
 @hostile("lies", (0, 3), "defaultdict|state dict|dict")
 def default_dict_in_place_of_the_state_dict() -> bytes:
-    def change(saved: dict[str, Any]) -> None:
+    def change(saved: dict[Any, Any]) -> None:
         default = made("collections", "defaultdict", Raw(a_global("fork", "make_a_tensor")))
         default.items.update(model(saved))
         saved["model"] = default
@@ -294,7 +294,7 @@ def set_of_tensors() -> bytes:
 # Said twice
 
 
-def _changed(change: Callable[[dict[str, Any]], object]) -> bytes:
+def _changed(change: Callable[[dict[Any, Any]], object]) -> bytes:
     """A checkpoint with another content, and a record of zeros."""
     saved = ZIP.saved()
     change(saved)
@@ -304,7 +304,7 @@ def _changed(change: Callable[[dict[str, Any]], object]) -> bytes:
 def _twice(first: Made, second: Made) -> bytes:
     """A checkpoint whose state dict names the head twice."""
 
-    def change(saved: dict[str, Any]) -> None:
+    def change(saved: dict[Any, Any]) -> None:
         tensors = model(saved)
         del tensors[HEAD]
         tensors[HEAD] = first
@@ -325,7 +325,7 @@ def tensor_named_twice_the_wrong_one_last() -> bytes:
 
 @hostile("lies", (0, 3), "twice")
 def state_dict_that_is_there_twice() -> bytes:
-    def change(saved: dict[str, Any]) -> None:
+    def change(saved: dict[Any, Any]) -> None:
         right = saved.pop("model")
         wrong = ZIP.saved()["model"]
         wrong.items[HEAD] = zeros()
@@ -337,7 +337,7 @@ def state_dict_that_is_there_twice() -> bytes:
 
 @hostile("lies", (0, 3), "twice")
 def cfg_that_is_there_twice() -> bytes:
-    def change(saved: dict[str, Any]) -> None:
+    def change(saved: dict[Any, Any]) -> None:
         right = saved["cfg"]
         saved["cfg"] = {"model": {"_name": "hubert"}}
         saved[Raw(text("cfg"))] = right
@@ -393,7 +393,7 @@ def memo_that_is_overwritten_later() -> bytes:
 def _with_memo(before: bytes, value: bytes, after: bytes = b"N") -> bytes:
     """A checkpoint whose head is what the memo holds, between two other items of the root."""
 
-    def change(saved: dict[str, Any]) -> None:
+    def change(saved: dict[Any, Any]) -> None:
         tensors = saved.pop("model")
         tensors.items[HEAD] = Raw(value)
         saved["before"], saved["model"], saved["after"] = Raw(before), tensors, Raw(after)
@@ -408,7 +408,7 @@ def memo_that_is_read_before_it_is_written() -> bytes:
 
 @hostile("lies", (0, 3), "changes", changed={WRITTEN: 0.0})
 def state_dict_that_is_changed_after_it_was_put_in_place() -> bytes:
-    def change(saved: dict[str, Any]) -> None:
+    def change(saved: dict[Any, Any]) -> None:
         saved["model"] = Raw(opcodes(saved["model"]) + b"r" + _SLOT)
         saved["again"] = Raw(b"j" + _SLOT + text(HEAD) + opcodes(zeros()) + b"s")
 
@@ -516,11 +516,9 @@ def records_that_are_not_aligned_as_they_claim() -> bytes:
 def _storage_key(key: str, record: str) -> bytes:
     """A checkpoint whose head has another key, and a record of zeros with a name like it."""
     storage = Storage((*head().arguments[0].identity[:2], key, "cpu", ELEMENTS))
-    wrong = {f"data/{record}": bytes(4 * ELEMENTS)} if record else {}
-    return changed_model(
-        lambda tensors: tensors.update({HEAD: altered(tensors[HEAD], storage=storage)}),
-        **{name.replace("/", "_", 1): data for name, data in wrong.items()},
-    )
+    saved = ZIP.saved()
+    model(saved)[HEAD] = altered(head(), storage=storage)
+    return ZIP.with_saved(saved, {f"data/{record}": bytes(4 * ELEMENTS)} if record else {})
 
 
 _KEYS = {
@@ -541,7 +539,7 @@ for _name, (_key, _record) in _KEYS.items():
         "lies",
         3,
         "has no record",
-        writing(lambda key=_key, record=_record: _storage_key(key, record)),  # type: ignore[misc]
+        writing(lambda key, record: _storage_key(key, record), _key, _record),
     )
 
 _PLACES = (
@@ -563,9 +561,10 @@ for _number, _place in enumerate(_PLACES):
         (0, 3),
         "location|place|device",
         writing(
-            lambda place=_place: changed_model(  # type: ignore[misc]
+            lambda place: changed_model(
                 lambda tensors: tensors.update({HEAD: altered(tensors[HEAD], storage=Storage(_located(place)))})
-            )
+            ),
+            _place,
         ),
     )
 
@@ -647,7 +646,7 @@ _ARGUMENTS = {
 }
 for _name, _numbers in _ARGUMENTS.items():
     _call = a_call("torch._utils", "_rebuild_tensor_v2", a_storage(KEY, ELEMENTS), *_numbers, b"\x89", NO_HOOKS)
-    add(f"tensor_with_{_name}", "lies", 3, "arguments", writing(lambda call=_call: with_head(call)))  # type: ignore[misc]
+    add(f"tensor_with_{_name}", "lies", 3, "arguments", writing(lambda call: with_head(call), _call))
 
 
 @hostile("lies", (3, 4), "proj.weight|size|overflow")
