@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from w2vc.batching.work import work
 from w2vc.errors import DamagedError
 from w2vc.options import Options
 from w2vc.reading.archive import examine, open_checkpoint
+from w2vc.writing import record_check
 from w2vc.writing.crc32 import Crc32
 from w2vc.writing.kernel_copy import written_back_meanwhile
 
@@ -131,3 +133,22 @@ def test_the_outputs_of_a_batch_leave_the_page_cache(tmp_path: Path, monkeypatch
     (job,) = find_jobs([checkpoint("relative_ctc")], tmp_path / "out", Options())
     assert work(job, force=False).status == "converted"
     assert advised == [(job.output / "model.safetensors", 0, 0, os.POSIX_FADV_DONTNEED)]
+
+
+def test_a_refusal_waits_for_no_checksum_of_a_giant_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    begun = threading.Event()
+
+    def read(_source: int, piece: memoryview, _start: int) -> None:
+        reads.append(len(piece))
+        begun.set()
+
+    monkeypatch.setattr(record_check, "read_into", read)
+    path = checkpoint("relative_ctc")
+    size = 2**34
+    with open_checkpoint(path) as file, record_check.RecordCheck() as check:
+        archive = examine(file, path)
+        giant = {name: replace(record, size=size, crc32=None) for name, record in archive.records.items()}
+        check.begin(file, replace(archive, records=giant))
+        assert begun.wait(60)
+    assert sum(reads) < size

@@ -29,7 +29,7 @@ from w2vc.errors import W2vcError
 from w2vc.reading.archive import examine, open_checkpoint
 from w2vc.reading.stand_ins import stand_ins
 
-SECONDS_A_CASE = 10
+SECONDS_A_CASE = 30
 
 # ---------------------------------------------------------------------------------------------------------------
 # The rule
@@ -70,12 +70,12 @@ def _bits(tensor: torch.Tensor, first_row: int) -> bytes:
     return bytes(rows.contiguous().reshape(-1).view(torch.uint8).numpy()) if rows.numel() else b""
 
 
-def verdict(data: bytes, folder: Path) -> str:
-    """What became of a file: ``refused``, ``same``, or what is wrong."""
+def verdict(data: bytes, folder: Path, seconds: int = SECONDS_A_CASE) -> str:
+    """What became of a file: ``refused``, ``same``, or what is wrong; 0 seconds are no limit."""
     path, output = folder / "checkpoint.pt", folder / "out"
     path.write_bytes(data)
     try:
-        with alarm(SECONDS_A_CASE):
+        with alarm(seconds):
             report = w2vc.convert(path, output, card=False)
     except W2vcError:
         return "refused"
@@ -114,7 +114,7 @@ def shuffled_records(random_: random.Random, seed: Seed) -> bytes:
     records = {name: seed.zip.records[name] for name in names}
     if random_.random() < 0.5:
         records |= {".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}
-    return type(seed.zip)(b"", seed.zip.root, records).with_saved(seed.zip.saved())
+    return type(seed.zip)(seed.zip.name, b"", seed.zip.root, records).with_saved(seed.zip.saved())
 
 
 _EXTRAS: tuple[Any, ...] = (

@@ -59,6 +59,7 @@ def _readable(file: BinaryIO, archive: Archive) -> BinaryIO:
     nothing.
     """
     if archive.container == "zip":
+        file.seek(0)
         return file
     storages = [record.offset for name, record in archive.records.items() if name.startswith("data/")]
     end = min(storages, default=archive.size + _LEGACY_LENGTH) - _LEGACY_LENGTH

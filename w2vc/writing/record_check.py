@@ -44,12 +44,15 @@ class RecordCheck:
         self._wrong: dict[Record, None] = {}
         self._not_finite: dict[Record, int] = {}
         self._failure: BaseException | None = None
+        self._is_over = False
 
     def __enter__(self) -> RecordCheck:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self._waiting.clear()
+        # Nobody waits for a record of gigabytes whose file has been refused.
+        self._is_over = True
         if self._thread is not None:
             self._thread.join()
         if self._source >= 0:
@@ -139,6 +142,8 @@ class RecordCheck:
                 count += _not_finite(piece[: len(piece) - len(piece) % ITEM_BYTES[dtype]], dtype)
             crc32.add(piece)
             done += len(piece)
+            if self._is_over or self.is_hopeless:
+                return
         if record.crc32 is not None and crc32.value != record.crc32:
             self._wrong[record] = None
         if count:
