@@ -23,6 +23,7 @@ REFUSED = {
     "contentvec_training",
     "cropped_ctc",
     "data2vec_group_norm",
+    "data2vec_multi",
     "data2vec_pre_norm",
     "deep_quantizer_pretraining",
     "espnet_absolute_pretraining",
@@ -40,6 +41,9 @@ REFUSED = {
     "wav2vec_seq2seq",
 }
 """The fixtures that no conversion with their own head can express."""
+
+STRANGERS = {"contentvec_training", "data2vec_multi", "hubert_conformer", "wav2vec_seq2seq"}
+"""The refused ones that are of no family."""
 
 EVERY = sorted(path.parent.name for path in FIXTURES.glob("*/checkpoint.pt"))
 CONVERTIBLE = [name for name in EVERY if name not in REFUSED]

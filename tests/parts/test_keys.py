@@ -13,15 +13,23 @@ from w2vc.families.family import Family, Key
 
 RECORDED: dict[str, dict[str, Any]] = json.loads((FIXTURES / "fairseq_config_keys.json").read_text(encoding="utf-8"))
 
-ARCHITECTURES = {"wav2vec2-conformer": "Wav2Vec2Config", "wav2vec2": "Wav2Vec2Config"}
+ARCHITECTURES = {
+    "wav2vec2-conformer": "Wav2Vec2Config",
+    "wav2vec2": "Wav2Vec2Config",
+    "hubert": "HubertConfig",
+    "data2vec-audio": "Data2VecAudioConfig",
+}
+_WAV2VEC2 = ("Wav2Vec2AsrConfig", "Wav2Vec2CtcConfig")
 FINE_TUNED = {
-    "wav2vec2-conformer": ("Wav2Vec2AsrConfig", "Wav2Vec2CtcConfig"),
-    "wav2vec2": ("Wav2Vec2AsrConfig", "Wav2Vec2CtcConfig"),
+    "wav2vec2-conformer": _WAV2VEC2,
+    "wav2vec2": _WAV2VEC2,
+    "hubert": ("HubertAsrConfig", "HubertCtcConfig", *_WAV2VEC2),
+    "data2vec-audio": _WAV2VEC2,
 }
 # Of FairseqDataclass itself, and the same for every model.
 OF_EVERY_CONFIG = {"_name"}
 # Not values but references to other sections, or fields without a default.
-REFERENCES = {"normalize", "data", "ddp_backend", "w2v_path"}
+REFERENCES = {"normalize", "data", "ddp_backend", "w2v_path", "label_rate", "ema_anneal_end_step", "max_update"}
 
 
 def below_model(rows: tuple[Key, ...]) -> dict[str, Key]:

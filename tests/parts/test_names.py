@@ -1,54 +1,70 @@
-"""The table of names is a function, and one-to-one."""
+"""Each family's table of names is a function, and one-to-one."""
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
-from tests.conftest import EVERY, REFUSED, checkpoint
-from w2vc.families.conformer.names import NAMES
-from w2vc.families.conformer.tensors import PREFIX
+from tests.conftest import EVERY, REFUSED, STRANGERS, checkpoint, options
+from w2vc.families import FAMILIES
 from w2vc.families.family import Name
-from w2vc.families.interpreter import Named, encoder_name, name_table
-from w2vc.reading.checkpoint import read_checkpoint
+from w2vc.families.interpreter import Description, encoder_name, name_table
+from w2vc.options import Options
+from w2vc.planning.preparation import read_and_describe
+from w2vc.reading.checkpoint import Checkpoint
 
-OTHER_MODELS = {name for name in EVERY if name.startswith(("wav2vec2_", "hubert", "plain_", "wav2vec_", "contentvec_"))}
+KNOWN = [name for name in EVERY if name not in STRANGERS]
 # Tensors that only a refused model has.
-UNKNOWN = {"project_inp.", "input_quantizer."}
+UNKNOWN = ("project_inp.", "input_quantizer.")
+# One of each layer in fairseq, and one in transformers.
+SEVERAL = "embed_positions.inv_freq"
+EXAMPLES = {"wav2vec2-conformer": "relative_ctc", "hubert": "hubert", "data2vec-audio": "data2vec_audio"}
+EXAMPLES |= {"wav2vec2": "wav2vec2_base_ctc"}
+"""A checkpoint of each family."""
 
 
-def matching_rows(source: str) -> list[Name]:
-    return [row for row, _ in name_table(NAMES).rows(source)]
+@functools.cache
+def read(name: str) -> tuple[Checkpoint, Description]:
+    found, _, description = read_and_describe(checkpoint(name), Options(**options(name)))
+    return found, description
 
 
-def target_name(source: str, *, with_head: bool) -> Named | None:
-    return name_table(NAMES).named(source, PREFIX if with_head else "")
+def rows(description: Description) -> tuple[Name, ...]:
+    return description.family.names(description.facts)
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if name not in OTHER_MODELS])
-def test_each_tensor_of_a_conformer_is_named_by_exactly_one_row(name: str) -> None:
-    for tensor in read_checkpoint(checkpoint(name)).tensors:
-        rows = matching_rows(encoder_name(tensor))
-        assert len(rows) == 1 or (name in REFUSED and tensor.startswith(tuple(UNKNOWN))), (tensor, rows)
+@pytest.mark.parametrize("name", KNOWN)
+def test_each_tensor_is_named_by_exactly_one_row(name: str) -> None:
+    found, description = read(name)
+    table = name_table(rows(description))
+    for tensor in found.tensors:
+        matching = [row for row, _ in table.rows(encoder_name(tensor))]
+        assert len(matching) == 1 or (name in REFUSED and tensor.startswith(UNKNOWN)), (tensor, matching)
 
 
-def test_no_two_tensors_of_a_checkpoint_get_one_name_but_the_rotary_frequencies() -> None:
-    for name in EVERY:
-        if name in OTHER_MODELS:
-            continue
-        targets = [
-            found.target
-            for tensor in read_checkpoint(checkpoint(name)).tensors
-            if (found := target_name(tensor, with_head=True)) is not None and found.target is not None
-        ]
-        twice = {target for target in targets if targets.count(target) > 1}
-        assert all(target.endswith("inv_freq") for target in twice), twice
+@pytest.mark.parametrize("name", KNOWN)
+def test_no_two_tensors_get_one_name_but_the_rotary_frequencies(name: str) -> None:
+    found, description = read(name)
+    table, prefix = name_table(rows(description)), description.target.prefix
+    named = [table.named(tensor, prefix) for tensor in found.tensors]
+    targets = [each.target for each in named if each is not None and each.target is not None]
+    twice = {target for target in targets if targets.count(target) > 1}
+    assert all(target.endswith(SEVERAL) for target in twice), twice
 
 
-def test_what_is_dropped_says_why() -> None:
-    assert all(row.reason for row in NAMES if row.target is None)
-    assert not any(row.reason for row in NAMES if row.target is not None)
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_is_dropped_says_why(name: str) -> None:
+    for row in rows(read(name)[1]):
+        assert bool(row.reason) == (row.target is None), row
 
 
+def test_every_family_has_an_example() -> None:
+    assert EXAMPLES.keys() == {family.name for family in FAMILIES}
+    assert all(read(name)[1].family.name == family for family, name in EXAMPLES.items())
+
+
+@pytest.mark.parametrize("example", EXAMPLES.values())
 @pytest.mark.parametrize(
     "name",
     [
@@ -58,17 +74,22 @@ def test_what_is_dropped_says_why() -> None:
         "w2v_encoder.w2v_model.w2v_encoder.w2v_model.mask_emb",
         "encoder.layers.x.final_layer_norm.weight",
         "encoder.layers.1.ffn3.w_1.weight",
+        "encoder.layers.1.fc3.weight",
         "mask_embedding",
         "",
     ],
 )
-def test_a_name_that_only_resembles_one_of_the_table_is_not_known(name: str) -> None:
-    assert target_name(name, with_head=True) is None
+def test_a_name_that_only_resembles_one_of_the_table_is_not_known(name: str, example: str) -> None:
+    description = read(example)[1]
+    assert name_table(rows(description)).named(name, description.target.prefix) is None
 
 
-def test_the_encoder_alone_has_bare_names() -> None:
-    with_head = target_name("encoder.layer_norm.weight", with_head=True)
-    alone = target_name("encoder.layer_norm.weight", with_head=False)
+@pytest.mark.parametrize("example", EXAMPLES.values())
+def test_the_encoder_alone_has_bare_names(example: str) -> None:
+    description = read(example)[1]
+    table, target = name_table(rows(description)), description.target
+    with_head = table.named("encoder.layer_norm.weight", target.prefix_for("ctc"))
+    alone = table.named("encoder.layer_norm.weight", target.prefix_for("none"))
     assert with_head is not None
     assert alone is not None
-    assert with_head.target == f"wav2vec2_conformer.{alone.target}"
+    assert with_head.target == f"{target.prefix}{alone.target}"
