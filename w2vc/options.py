@@ -20,7 +20,8 @@ class Options:
         dtype: of the written weights: ``float32``, ``float16``, ``bfloat16``, or ``keep`` for the checkpoint's own.
         ema: take the EMA weights.
         config: a ``config.json`` whose values of training and decoding are taken instead of the checkpoint's.
-        pretrained: the pretrained checkpoint, where the fine-tuned one doesn't carry its architecture.
+        pretrained: the pretrained checkpoint, where this one doesn't carry its architecture.
+        prefix: where in somebody else's state dict the encoder is; a dot alone is the top level.
         card: write a model card.
     """
 
@@ -30,4 +31,5 @@ class Options:
     ema: bool = False
     config: Path | None = None
     pretrained: Path | None = None
+    prefix: str | None = None
     card: bool = True

@@ -21,12 +21,18 @@ from w2vc.reading.checkpoint import Checkpoint
 from w2vc.reading.domains import anything
 
 FINE_TUNED_PREFIX = "w2v_encoder.w2v_model."
-_FINE_TUNED = "w2v_encoder."
+FINE_TUNED = "w2v_encoder."
 _INNER_SECTION = "model.w2v_args.model"
 # Of FairseqDataclass, and of the sections that older versions merged into one another.
 _KEYS_OF_EVERY_CONFIG = {"_name", "normalize", "data", "tpu"}
+_TASK_OF_AUDIO = ("normalize", "sample_rate")
 _CONTRADICTION = "The checkpoint contradicts itself: was it edited, or saved by a fork of fairseq?"
 _OTHER_PRETRAINED = "Give the checkpoint that the model was fine-tuned from with --pretrained."
+_OTHER_ENCODER = "Give the checkpoint that the encoder was made from with --pretrained."
+_UNKNOWN_FINE_TUNING = (
+    "nothing says how the model was fine-tuned: its training's values are fairseq's defaults, and its CTC head is taken "
+    "to be without a weight for blanks, as it is by default"
+)
 
 
 @dataclass(frozen=True)
@@ -109,12 +115,12 @@ class Description:
         }
 
 
-def describe(checkpoint: Checkpoint, *, strict: bool = False) -> Description:
+def describe(checkpoint: Checkpoint, *, strict: str = "") -> Description:
     """Find out what the model is.
 
     Args:
         checkpoint: the file.
-        strict: a cfg that says otherwise than the tensors is a problem, and not a note.
+        strict: what to do where the cfg says otherwise than the tensors, if that is a problem; else it is a note.
 
     Raises:
         UnsupportedModelError: it is of no family.
@@ -132,28 +138,29 @@ def describe(checkpoint: Checkpoint, *, strict: bool = False) -> Description:
 
 
 def describe_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Checkpoint, Description]:
-    """Find out what a fine-tuned model is whose architecture stands in the pretrained checkpoint alone.
+    """Find out what a model is whose architecture stands in another checkpoint alone.
 
-    Where ``w2v_args`` is None, ``Wav2VecEncoder.__init__`` and ``HubertEncoder.__init__`` load the checkpoint at
-    ``w2v_path`` and take its cfg.
+    Of a fine-tuned one, that is the pretrained checkpoint: where ``w2v_args`` is None, ``Wav2VecEncoder.__init__`` and
+    ``HubertEncoder.__init__`` load the checkpoint at ``w2v_path`` and take its cfg. Of an encoder that others built
+    upon, it is any checkpoint with the same one.
 
     Returns:
         The checkpoint with the other's cfg at that place, and what the model is.
 
     Raises:
-        UsageError: the checkpoint isn't fine-tuned, or carries its architecture.
+        UsageError: the checkpoint carries its architecture.
         RefusedError: as ``describe``; or the two don't belong together.
     """
-    if not _is_fine_tuned(checkpoint) or Cfg(checkpoint.cfg).keys(_INNER_SECTION):
+    if carries_architecture(checkpoint):
         raise UsageError(
             f"--pretrained is given, but {checkpoint.path} carries its architecture itself.",
             advice="Leave --pretrained out.",
         )
     found = describe(pretrained)
-    model = checkpoint.cfg.get("model")
-    outer = dict(model) if isinstance(model, Mapping) else {}
-    whole = replace(checkpoint, cfg={**checkpoint.cfg, "model": {**outer, "w2v_args": pretrained.cfg}})
-    description = describe(whole, strict=True)
+    whole = replace(checkpoint, cfg=_with_architecture(checkpoint, pretrained))
+    if not checkpoint.cfg:
+        return whole, _of_others(checkpoint, whole, pretrained, found)
+    description = describe(whole, strict=_OTHER_PRETRAINED)
     if _is_fine_tuned(pretrained) or found.family is not description.family:
         raise InconsistentError(
             f"{pretrained.path} is {_kind(pretrained, found)}, and {checkpoint.path} was fine-tuned from a pretrained "
@@ -163,12 +170,48 @@ def describe_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Check
     return whole, description
 
 
+def carries_architecture(checkpoint: Checkpoint) -> bool:
+    """Return whether the checkpoint's own cfg says what the model is."""
+    if not _is_fine_tuned(checkpoint):
+        return checkpoint.is_fairseqs or bool(checkpoint.cfg)
+    return bool(Cfg(checkpoint.cfg).keys(_INNER_SECTION))
+
+
+def _with_architecture(checkpoint: Checkpoint, pretrained: Checkpoint) -> Mapping[str, object]:
+    model, inner = _section(pretrained.cfg, "model"), pretrained.cfg
+    if checkpoint.cfg:
+        return {**checkpoint.cfg, "model": {**_section(checkpoint.cfg, "model"), "w2v_args": inner}}
+    task = {key: value for key, value in _section(pretrained.cfg, "task").items() if key in _TASK_OF_AUDIO}
+    if _is_fine_tuned(checkpoint):
+        return pretrained.cfg if _is_fine_tuned(pretrained) else {"model": {"w2v_args": inner}, "task": task}
+    return {**_section(model, "w2v_args"), "task": task} if _is_fine_tuned(pretrained) else inner
+
+
+def _section(cfg: Mapping[str, object], name: str) -> Mapping[str, object]:
+    found = cfg.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _of_others(checkpoint: Checkpoint, whole: Checkpoint, other: Checkpoint, found: Description) -> Description:
+    """Find out what an encoder that others built upon is."""
+    description = describe(whole, strict=_OTHER_ENCODER)
+    if found.family is not description.family:
+        raise InconsistentError(
+            f"{other.path} is {_kind(other, found)}, and {checkpoint.path} has the encoder of a "
+            f"{description.family.name}.",
+            advice=_OTHER_ENCODER,
+        )
+    if _is_fine_tuned(checkpoint) and not _is_fine_tuned(other):
+        return replace(description, notes=(*description.notes, _UNKNOWN_FINE_TUNING))
+    return description
+
+
 def _kind(checkpoint: Checkpoint, description: Description) -> str:
     return f"a {'fine-tuned' if _is_fine_tuned(checkpoint) else 'pretrained'} {description.family.name}"
 
 
 def _is_fine_tuned(checkpoint: Checkpoint) -> bool:
-    return any(name.startswith(_FINE_TUNED) for name in checkpoint.tensors)
+    return any(name.startswith(FINE_TUNED) for name in checkpoint.tensors)
 
 
 def _name(cfg: Cfg, section: str) -> str | None:
@@ -213,7 +256,7 @@ def _unsupported(problem: str, advice: str) -> UnsupportedModelError:
 class _Reading:
     """One checkpoint's keys, read by a family's rows; gathers every problem and note on the way."""
 
-    def __init__(self, family: Family, evidence: Evidence, cfg: Cfg, *, strict: bool) -> None:
+    def __init__(self, family: Family, evidence: Evidence, cfg: Cfg, *, strict: str) -> None:
         self.family = family
         self.strict = strict
         self.evidence = evidence
@@ -287,7 +330,7 @@ class _Reading:
         # Sizes that are missing or outside their domain make every further check fail, too.
         problems += [] if problems else [problem for check in self.family.checks for problem in check(self.facts)]
         if problems:
-            raise InconsistentError(problems, advice=_OTHER_PRETRAINED if self.strict else _CONTRADICTION)
+            raise InconsistentError(problems, advice=self.strict or _CONTRADICTION)
 
     def _note_unknown_keys(self) -> None:
         known = {row.name for row in self.family.keys.architecture}

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from w2vc.errors import UsageError
-from w2vc.families.interpreter import Description, describe, describe_with
+from w2vc.families.family import Head
+from w2vc.families.interpreter import Description
+from w2vc.families.placing import described, placed
 from w2vc.options import Options
 from w2vc.planning.model_card import model_card
 from w2vc.planning.overrides import read_config
@@ -51,19 +53,20 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
     if options.dtype not in _DTYPES:
         raise UsageError(f"--dtype is {options.dtype}", advice=f"Give one of {', '.join(_DTYPES)}.")
     checkpoint, pretrained, description = read_and_describe(path, options, passed=passed)
-    head = chosen_head(description, options.head)
+    head = head_for(checkpoint, description, options)
     dictionary = find_dictionary(checkpoint, description, options.dictionary) if head == "ctc" else None
     dtype = next(dtype for dtype in _DTYPES if dtype == options.dtype)
     given = None if options.config is None else read_config(options.config)
     plan = make_plan(checkpoint, description, dictionary, head, dtype, given)
     if options.card:
-        plan = replace(plan, files={**plan.files, "README.md": model_card(checkpoint, description, plan)})
+        plan = replace(plan, files={**plan.files, "README.md": model_card(checkpoint, description, plan, pretrained)})
     provenance = make_record(
         checkpoint.archive.fingerprint,
         head=plan.head,
         dtype=options.dtype,
         ema=options.ema,
         pretrained=None if pretrained is None else pretrained.archive.fingerprint,
+        prefix=options.prefix,
         overrides=given,
         labels=description.labels,
         dictionary=dictionary,
@@ -76,12 +79,21 @@ def read_and_describe(
     path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive], None] | None = None
 ) -> tuple[Checkpoint, Checkpoint | None, Description]:
     """Return the checkpoint, the pretrained one that an option names, and what the model is."""
-    checkpoint = read_checkpoint(path, ema=options.ema, passed=passed)
-    if options.pretrained is None:
-        return checkpoint, None, describe(checkpoint)
-    pretrained = read_checkpoint(options.pretrained)
-    whole, description = describe_with(checkpoint, pretrained)
+    checkpoint = placed(read_checkpoint(path, ema=options.ema, passed=passed), options.prefix)
+    pretrained = None if options.pretrained is None else placed(read_checkpoint(options.pretrained), None)
+    whole, description = described(checkpoint, pretrained)
     return whole, pretrained, description
+
+
+def head_for(checkpoint: Checkpoint, description: Description, options: Options) -> Head:
+    """Return the head to convert with.
+
+    Of what others made of a model, ``auto`` is the encoder alone, unless a dictionary is given for its CTC head.
+    """
+    wanted = options.head
+    if wanted == "auto" and not checkpoint.is_fairseqs:
+        wanted = "ctc" if description.vocabulary is not None and options.dictionary is not None else "none"
+    return chosen_head(description, wanted)
 
 
 def find_dictionary(checkpoint: Checkpoint, description: Description, place: Path | None) -> Dictionary | None:

@@ -41,6 +41,7 @@ class Record:
         dictionary: SHA-256 of the symbols; empty where the output has no vocabulary.
         files: the names of all files of the output but the weights, with blanks between them.
         pretrained: fingerprint of the pretrained checkpoint; empty where none was given.
+        prefix: the option; empty where it wasn't given.
         converted_by: w2vc's version.
     """
 
@@ -53,6 +54,7 @@ class Record:
     dictionary: str
     files: str
     pretrained: str = ""
+    prefix: str = ""
     converted_by: str = _CONVERTED_BY
 
     def metadata(self) -> dict[str, str]:
@@ -67,6 +69,7 @@ def make_record(
     dtype: str,
     ema: bool,
     pretrained: str | None,
+    prefix: str | None = None,
     overrides: Mapping[str, object] | None,
     labels: str | None,
     dictionary: Dictionary | None,
@@ -80,6 +83,7 @@ def make_record(
         dtype: the option, not what it came to.
         ema: the option.
         pretrained: fingerprint of the pretrained checkpoint, where one was given.
+        prefix: the option.
         overrides: of the configuration, if any.
         labels: the architecture's.
         dictionary: the one that was used; None without a vocabulary.
@@ -95,6 +99,7 @@ def make_record(
         dictionary="" if dictionary is None else _symbols(dictionary),
         files=" ".join(sorted(files)),
         pretrained=pretrained or "",
+        prefix=prefix or "",
     )
 
 
