@@ -23,6 +23,7 @@ class Options:
         pretrained: the pretrained checkpoint, where this one doesn't carry its architecture.
         prefix: where in somebody else's state dict the encoder is; a dot alone is the top level.
         card: write a model card.
+        language: which of the model's languages to load it with, where there are several; None takes the first.
     """
 
     dictionary: Path | None = None
@@ -33,3 +34,4 @@ class Options:
     pretrained: Path | None = None
     prefix: str | None = None
     card: bool = True
+    language: str | None = None

@@ -36,6 +36,7 @@ class Inspection:
         plan: the conversion, where there is one.
         refused: why there is none.
         with_tensors: list every tensor, too.
+        languages: that the model may be loaded with; none where there is nothing to choose.
     """
 
     checkpoint: Checkpoint
@@ -45,6 +46,7 @@ class Inspection:
     plan: Plan | None
     refused: Refused | None
     with_tensors: bool = False
+    languages: tuple[str, ...] = ()
 
     def values(self) -> dict[str, object]:
         """For ``--json``."""
@@ -54,6 +56,9 @@ class Inspection:
         values: dict[str, object] = {
             "checkpoint": str(checkpoint.path),
             "fingerprint": checkpoint.archive.fingerprint,
+            "form": checkpoint.form,
+            "prefix": checkpoint.prefix,
+            "outside": len(checkpoint.outside),
             "file_bytes": checkpoint.archive.size,
             "container": checkpoint.archive.container,
             "cfg": checkpoint.cfg_form,
@@ -76,6 +81,7 @@ class Inspection:
             "vocabulary": description.vocabulary,
             "dictionary": None if self.dictionary is None else self.dictionary.origin,
             "symbols": None if self.dictionary is None else list(self.dictionary.symbols),
+            "languages": list(self.languages),
             "updates": progress.updates,
             "epoch": progress.epoch,
             "best": progress.best,
@@ -96,7 +102,7 @@ class Inspection:
         """For people: pairs of a heading and a text."""
         checkpoint, description = self.checkpoint, self.description
         facts = description.facts
-        yield "Model", f"{description.family.name}, {_STATE[description.own_head]} ({checkpoint.model_name})"
+        yield "Model", f"{description.family.name}, {_state(checkpoint, description)}"
         yield "Size", f"{parameters(checkpoint):,} parameters, {_megabytes(model_bytes(checkpoint))}" + self._rest()
         yield (
             "Encoder",
@@ -123,6 +129,8 @@ class Inspection:
             )
         if description.vocabulary is not None:
             yield "Dictionary", self._dictionary_text()
+        if self.languages:
+            yield "Languages", f"{len(self.languages)}: {_first(self.languages)}"
         yield "Training", _training_text(checkpoint)
         yield (
             "File",
@@ -162,9 +170,14 @@ class Inspection:
         for move in self.plan.moves if self.plan is not None else ():
             becomes |= dict.fromkeys((source.name for source in (move.source, *move.equals)), move.target)
         for drop in self.plan.drops if self.plan is not None else ():
-            becomes[drop.source.name] = f"dropped: {drop.reason}"
+            if not drop.is_outside:
+                becomes[drop.source.name] = f"dropped: {drop.reason}"
+        prefix = self.checkpoint.prefix
         for tensor in self.checkpoint.tensors.values():
-            yield tensor.name, tensor.shape, tensor.dtype, becomes.get(tensor.name, "-")
+            yield prefix + tensor.name, tensor.shape, tensor.dtype, becomes.get(tensor.name, "-")
+        for drop in self.plan.drops if self.plan is not None else ():
+            if drop.is_outside:
+                yield drop.source.name, drop.source.shape, drop.source.dtype, f"dropped: {drop.reason}"
         for make in self.plan.makes if self.plan is not None else ():
             yield f"({make.content})", make.shape, make.dtype, f"{make.target}: {make.reason}"
 
@@ -181,6 +194,7 @@ class Conversion:
         dictionary: where the dictionary was found, where there is one.
         written: what the writer did.
         seconds: wall time.
+        prefix: what stands before fairseq's names in somebody else's state dict.
     """
 
     checkpoint: Path
@@ -190,6 +204,7 @@ class Conversion:
     dictionary: str | None
     written: Written | None
     seconds: float
+    prefix: str = ""
 
     def values(self) -> dict[str, object]:
         """For ``--json``."""
@@ -203,9 +218,14 @@ class Conversion:
             "dtype": plan.dtype,
             "exact": plan.is_exact,
             "dictionary": self.dictionary,
+            "language": plan.language,
+            "languages": list(plan.languages),
             "moved": len(plan.moves),
             "made": {make.target: make.reason for make in plan.makes},
-            "dropped": {drop.source.name: drop.reason for drop in plan.drops},
+            "dropped": {
+                drop.source.name if drop.is_outside else self.prefix + drop.source.name: drop.reason
+                for drop in plan.drops
+            },
             "notes": list(plan.notes),
             "not_finite": {} if written is None else dict(written.not_finite),
             "bytes": None if written is None else written.bytes_written,
@@ -228,6 +248,8 @@ class Conversion:
                 + ("" if written is None else f"; {_megabytes(written.bytes_written)} in {self.seconds:.1f} s")
             ),
         )
+        if plan.adapters:
+            yield "Languages", f"{plan.language} is loaded; a file for each of {_first(plan.languages)}"
         if self.dictionary is not None:
             yield "Dictionary", f"{len(plan.vocabulary.tokens) if plan.vocabulary else 0} symbols, {self.dictionary}"
         for make in plan.makes:
@@ -257,6 +279,12 @@ def model_bytes(checkpoint: Checkpoint) -> int:
 _STATE = {"ctc": "fine-tuned with CTC", "pretraining": "pretrained", "none": "pretrained"}
 
 
+def _state(checkpoint: Checkpoint, description: Description) -> str:
+    if not checkpoint.is_fairseqs:
+        return f"the encoder in {checkpoint.form}"
+    return f"{_STATE[description.own_head]} ({checkpoint.model_name})"
+
+
 def _conv_text(description: Description) -> str:
     runs: list[tuple[int, tuple[int, int, int]]] = []
     for layer in description.facts["conv_feature_layers"]:
@@ -266,6 +294,11 @@ def _conv_text(description: Description) -> str:
         else:
             runs.append((1, sizes))
     return " + ".join(f"{count} x {sizes}" for count, sizes in runs)
+
+
+def _first(names: tuple[str, ...], most: int = 20) -> str:
+    more = f" and {len(names) - most} more (--json lists all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _training_text(checkpoint: Checkpoint) -> str:

@@ -107,9 +107,7 @@ def test_names_and_shapes_are_those_of_transformers_own_model(
 
 def test_every_target_of_every_fixture_is_among_these() -> None:
     known = {target.model_type for target, _, _ in TARGETS}
-    descriptions = [
-        read_and_describe(checkpoint(name), Options(**options(name)))[2] for name in CONVERTIBLE
-    ]
+    descriptions = [read_and_describe(checkpoint(name), Options(**options(name)))[2] for name in CONVERTIBLE]
     assert {description.target.model_type for description in descriptions} == known
     assert {description.family.name for description in descriptions} == {family.name for family in FAMILIES}
 

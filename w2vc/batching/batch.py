@@ -131,7 +131,7 @@ def batch(
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs is {jobs}", advice="Give 1 or more, or leave it out.")
     words, values = (None if path is None else absolute(path) for path in (dictionary, config))
-    options = Options(words, head, dtype, ema, values, card)
+    options = Options(words, head, dtype, ema, values, card=card)
     todo = find_jobs(inputs, output, options, part)
     results: list[Result] = []
     with _report(report) as tell:

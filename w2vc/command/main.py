@@ -74,6 +74,9 @@ PretrainedOption = Annotated[
     Path | None,
     typer.Option(metavar="CHECKPOINT", help="The pretrained checkpoint, where this one carries no architecture."),
 ]
+PrefixOption = Annotated[
+    str | None, typer.Option(metavar="PREFIX", help="Where in somebody else's state dict the encoder is.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 EmaOption = Annotated[bool, typer.Option("--ema", help="Take the EMA weights instead of the model's.")]
 
@@ -98,11 +101,14 @@ def convert(
     checkpoint: Annotated[Path | None, typer.Argument(help="The .pt file that fairseq saved.")] = None,
     output: Annotated[Path | None, typer.Argument(help="The directory to make.")] = None,
     dictionary: DictionaryOption = None,
-    head: Annotated[str, typer.Option(help="auto, ctc, pretraining, projection, or none for the encoder alone.")] = "auto",
+    head: Annotated[
+        str, typer.Option(help="auto, ctc, pretraining, projection, or none for the encoder alone.")
+    ] = "auto",
     dtype: Annotated[str, typer.Option(help="Of the weights: float32, float16, bfloat16, or keep.")] = "float32",
     ema: EmaOption = False,
     config: ConfigOption = None,
     pretrained: PretrainedOption = None,
+    prefix: PrefixOption = None,
     card: Annotated[bool, typer.Option("--card/--no-card", help="Write a model card (README.md).")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier conversion.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan everything, write nothing.")] = False,
@@ -133,6 +139,7 @@ def convert(
             ema=ema,
             config=config,
             pretrained=pretrained,
+            prefix=prefix,
             card=card,
             force=force,
             dry_run=dry_run,
@@ -141,7 +148,7 @@ def convert(
     if not verified:
         _print(conversion.values(), conversion.lines(), as_json)
         return
-    verification = _verified(source, target, dictionary, ema, config, pretrained, None)
+    verification = _verified(source, target, dictionary, ema, config, pretrained, prefix, None)
     values = {**conversion.values(), "verification": verification.values()}
     _print(values, chain(conversion.lines(), verification.lines()), as_json)
     verification.raise_if_different()
@@ -155,11 +162,12 @@ def verify(
     ema: EmaOption = False,
     config: ConfigOption = None,
     pretrained: PretrainedOption = None,
+    prefix: PrefixOption = None,
     wav: Annotated[Path | None, typer.Option(metavar="FILE", help="A recording, instead of built-in signals.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Hold a converted directory against its checkpoint: every tensor, file, output and symbol."""
-    verification = _verified(checkpoint, output, dictionary, ema, config, pretrained, wav)
+    verification = _verified(checkpoint, output, dictionary, ema, config, pretrained, prefix, wav)
     _print(verification.values(), verification.lines(), as_json)
     verification.raise_if_different()
 
@@ -171,6 +179,7 @@ def _verified(
     ema: bool,
     config: Path | None,
     pretrained: Path | None,
+    prefix: str | None,
     wav: Path | None,
 ) -> Verification:
     from w2vc.verifying.comparison import verify as run
@@ -183,6 +192,7 @@ def _verified(
             ema=ema,
             config=config,
             pretrained=pretrained,
+            prefix=prefix,
             wav=wav,
             watch=progress.watch,
         )
@@ -194,13 +204,16 @@ def inspect(
     dictionary: DictionaryOption = None,
     ema: EmaOption = False,
     pretrained: PretrainedOption = None,
+    prefix: PrefixOption = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor and what becomes of it.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a checkpoint is, and whether it converts."""
     from w2vc.conversion import inspect as run
 
-    inspection = run(checkpoint, dictionary=dictionary, ema=ema, pretrained=pretrained, tensors=tensors)
+    inspection = run(
+        checkpoint, dictionary=dictionary, ema=ema, pretrained=pretrained, prefix=prefix, tensors=tensors
+    )
     _print(inspection.values(), inspection.lines(), as_json)
 
 

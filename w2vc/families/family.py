@@ -193,6 +193,7 @@ class Name:
         reason: why it is dropped, where it is.
         unless_there: why it is dropped where the target has no such tensor; empty where that is a problem.
         shift: what is added to ``{layer}``.
+        by_language: the source's first axis counts languages, of which the target has one, without that axis.
     """
 
     part: Part
@@ -201,6 +202,7 @@ class Name:
     reason: str = ""
     unless_there: str = ""
     shift: int = 0
+    by_language: bool = False
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -278,6 +280,8 @@ class Target:
         repeatable: further fields that ``--config`` may repeat, with their value.
         lacks: fields that its config hasn't got.
         beyond: for a head, the tensors that are written for classes of others and that transformers' own hasn't got.
+        exchanged: the tensors that a loaded model exchanges when it is given another language: their names without
+            the model's prefix, where ``{x}`` stands for one dot-free part.
     """
 
     model_type: str
@@ -291,6 +295,7 @@ class Target:
     repeatable: Mapping[str, object]
     lacks: frozenset[str] = frozenset()
     beyond: Mapping[Head, tuple[str, ...]] = field(default_factory=dict)
+    exchanged: tuple[str, ...] = ()
 
     def prefix_for(self, head: Head) -> str:
         """The prefix of the encoder's tensors: a model without a head of transformers' own has none."""
@@ -358,6 +363,7 @@ class Family:
         further_heads: heads that a model can be written with when asked to, besides its own and none.
         snippets: the model card's example for a head, where it isn't that of every family.
         card_notes: what a reader should know of such a model with this head.
+        languages: the names that the cfg has for the places of a first axis that counts languages, in their order.
     """
 
     name: str
@@ -380,3 +386,4 @@ class Family:
     further_heads: Callable[[Facts], tuple[Head, ...]] = lambda _: ()
     snippets: Callable[[Facts], Mapping[Head, str]] = lambda _: {}
     card_notes: Callable[[Facts, Head], tuple[str, ...]] = lambda _facts, _head: ()
+    languages: Callable[[Facts], tuple[str, ...]] = lambda _: ()

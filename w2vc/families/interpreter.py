@@ -374,12 +374,14 @@ class Named:
         target: its full name there, or None.
         reason: why there is none.
         unless_there: why it is dropped where the target has no such tensor; empty where that is a problem.
+        by_language: its first axis counts languages, and the target's doesn't.
     """
 
     part: Part
     target: str | None
     reason: str
     unless_there: str
+    by_language: bool = False
 
 
 _NUMBERED = ("layer", "conv", "block")
@@ -427,7 +429,7 @@ class NameTable:
             return Named(row.part, None, row.reason, "")
         before = prefix if row.part == "encoder" else ""
         parts = {key: str(int(part) + row.shift) if key == "layer" else part for key, part in match.groupdict().items()}
-        return Named(row.part, before + row.target.format(**parts), "", row.unless_there)
+        return Named(row.part, before + row.target.format(**parts), "", row.unless_there, row.by_language)
 
 
 @functools.cache

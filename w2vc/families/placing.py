@@ -149,7 +149,8 @@ def _below(place: str, checkpoint: Checkpoint) -> Checkpoint:
     outside: list[SourceTensor] = []
     for name, tensor in checkpoint.tensors.items():
         if name.startswith(start):
-            inside[name.removeprefix(place)] = tensor
+            fairseqs = name.removeprefix(place)
+            inside[fairseqs] = replace(tensor, name=fairseqs)
         else:
             outside.append(tensor)
     others = (
@@ -162,5 +163,10 @@ def _below(place: str, checkpoint: Checkpoint) -> Checkpoint:
 
 def _groups(place: str, checkpoint: Checkpoint) -> Mapping[str, Mapping[str, SourceTensor]]:
     """Return the groups within the encoder's state dict; one that holds the encoder is none."""
-    found = checkpoint.groups.items()
-    return {group.removeprefix(place): tensors for group, tensors in found if group.startswith(place)}
+    return {
+        group.removeprefix(place): {
+            name: replace(tensor, name=tensor.name.removeprefix(place)) for name, tensor in tensors.items()
+        }
+        for group, tensors in checkpoint.groups.items()
+        if group.startswith(place)
+    }

@@ -37,7 +37,9 @@ _DATA2VEC_2 = "transformers has no class for data2vec 2.0; data2vec audio of the
 _NAMED: tuple[Stranger, ...] = (
     Stranger("a HuBERT with conformer layers", names=_HUBERT, tensor=".conv_module.", advice=_CONFORMER_LAYERS),
     Stranger("a fine-tuned HuBERT with a decoder", names=("hubert_seq2seq",)),
-    Stranger("ContentVec's own training checkpoint, with layers that depend on the speaker", ("contentvec",), "", _LEGACY),
+    Stranger(
+        "ContentVec's own training checkpoint, with layers that depend on the speaker", ("contentvec",), "", _LEGACY
+    ),
     Stranger("AV-HuBERT", names=("av_hubert", "av_hubert_ctc", "av_hubert_seq2seq"), advice=_AV_HUBERT),
     Stranger("data2vec 2.0", names=("data2vec_multi", "data2vec2"), advice=_DATA2VEC_2),
     Stranger("data2vec for text", names=("data2vec_text",)),
@@ -63,7 +65,6 @@ _TOLD_BY_TENSORS: tuple[Stranger, ...] = (
 
 _UNKNOWN_TO_FAMILIES: tuple[Stranger, ...] = (
     Stranger("wav2vec-U", tensor="generator.proj"),
-    Stranger("a wav2vec2 with adapters (layer_type trf_adp)", tensor="adapter_layer."),
     Stranger("an encoder-decoder (wav2vec_seq2seq)", tensor="decoder."),
     Stranger("one shard of a model that was saved in shards", tensor="flat_param_"),
     Stranger("a kind of wav2vec2 with transformer layers", tensor="encoder.layers.0.fc1."),

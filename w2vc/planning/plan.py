@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from w2vc.errors import DictionaryError, InconsistentError, UnsupportedModelError, UsageError
+from w2vc.errors import DictionaryError, InconsistentError, UnsupportedModelError, UsageError, shown
 from w2vc.families.family import EVERY_HEAD, Content, Edit, Filling, FirstRow, Head, Part, TargetTensor
 from w2vc.families.interpreter import Description, name_table, pattern
+from w2vc.planning.languages import Language, Languages
 from w2vc.planning.overrides import overrides
-from w2vc.planning.processor import Vocabulary, preprocessor_config, tokenizer_config, vocabulary
+from w2vc.planning.processor import (
+    Vocabulary,
+    can_be_nested,
+    preprocessor_config,
+    tokenizer_config,
+    vocabulary,
+)
+from w2vc.planning.provenance import WEIGHTS
 from w2vc.reading.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor
 from w2vc.reading.dictionary import Dictionary
 
@@ -77,10 +85,17 @@ class Make:
 
 @dataclass(frozen=True)
 class Drop:
-    """A source tensor that has no place in the target, and why."""
+    """A source tensor that has no place in the target, and why.
+
+    Attributes:
+        source: the tensor.
+        reason: why it has none.
+        is_outside: it is no part of the encoder, but of what somebody built upon it.
+    """
 
     source: SourceTensor
     reason: str
+    is_outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,9 @@ class Plan:
         files: the small files, by name.
         notes: what a reader should know.
         beyond: the tensors that transformers' class hasn't got, and another that is made from it has.
+        language: that the model is loaded with; None where it has none.
+        languages: all that there are.
+        adapters: the files with which a loaded model exchanges its language, by name.
     """
 
     head: Head
@@ -111,6 +129,14 @@ class Plan:
     files: Mapping[str, bytes]
     notes: tuple[str, ...]
     beyond: tuple[str, ...] = ()
+    language: str | None = None
+    languages: tuple[str, ...] = ()
+    adapters: Mapping[str, tuple[Move | Make, ...]] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> Mapping[str, tuple[Move | Make, ...]]:
+        """What each file of weights holds, by name."""
+        return {WEIGHTS: self.tensors, **self.adapters}
 
     @property
     def moves(self) -> tuple[Move, ...]:
@@ -164,16 +190,18 @@ def make_plan(
     head: Head,
     dtype: Dtype,
     given: Mapping[str, object] | None = None,
+    languages: Languages | None = None,
 ) -> Plan:
     """Decide what the output will hold.
 
     Args:
-        checkpoint: names, shapes and dtypes; its bytes aren't looked at.
+        checkpoint: names, shapes and dtypes, in one language; its bytes aren't looked at.
         description: what the model is.
         dictionary: for the CTC head.
         head: to convert with.
         dtype: of the weights in the output; ``keep`` means the checkpoint's own.
         given: values of ``--config`` (see ``overrides.py``).
+        languages: of the model; None where it has none.
 
     Raises:
         UnsupportedModelError: transformers has no place for something.
@@ -189,6 +217,7 @@ def make_plan(
         config["pad_token_id"] = words.ids[words.blank]
         config["bos_token_id"] = words.ids[words.bos]
         config["eos_token_id"] = words.ids[words.eos]
+    others = _other_vocabularies(description, words, languages)
     tensors, drops = _Assignment(checkpoint, description, config, head, written).tensors_and_drops()
     return Plan(
         head=head,
@@ -196,13 +225,36 @@ def make_plan(
         config_class=description.target.config_class,
         dtype=written,
         tensors=tensors,
-        drops=drops,
+        drops=(*drops, *(() if languages is None else _replaced(languages)), *_outside(checkpoint)),
         config=config,
         vocabulary=words,
-        files=_files(description, head, config, words),
-        notes=(*description.notes, *(words.notes if words is not None else ())),
+        files=_files(description, head, config, words, others, languages),
+        notes=(*_place_notes(checkpoint), *description.notes, *(words.notes if words is not None else ()), *_language_notes(languages, words)),
         beyond=description.target.beyond.get(head, ()),
+        language=None if languages is None else languages.chosen.name,
+        languages=() if languages is None else languages.names,
+        adapters={
+            f"adapter.{language.name}.safetensors": _exchanged(
+                checkpoint, description, config, written, language, vocab
+            )
+            for language, vocab in others
+        },
     )
+
+
+def _outside(checkpoint: Checkpoint) -> Iterator[Drop]:
+    place = checkpoint.prefix.removesuffix(".")
+    reason = "lies outside the encoder, which is " + (f"below {shown(place, 200)}" if place else "at the top level")
+    return (Drop(tensor, reason, is_outside=True) for tensor in checkpoint.outside)
+
+
+def _place_notes(checkpoint: Checkpoint) -> Iterator[str]:
+    if not checkpoint.is_fairseqs:
+        place = checkpoint.prefix.removesuffix(".")
+        where = f"below {shown(place, 200)}" if place else "at the top level"
+        count = len(checkpoint.outside)
+        others = f"; {count} other tensor{'s' if count > 1 else ''} left out" if count else ""
+        yield f"the file is {checkpoint.form}; the encoder in it is {where}{others}"
 
 
 def _refuse(description: Description, head: Head) -> None:
@@ -243,23 +295,89 @@ def _vocabulary(description: Description, dictionary: Dictionary | None) -> Voca
 
 
 def _files(
-    description: Description, head: Head, config: Mapping[str, object], words: Vocabulary | None
+    description: Description,
+    head: Head,
+    config: Mapping[str, object],
+    words: Vocabulary | None,
+    others: Others,
+    languages: Languages | None,
 ) -> dict[str, bytes]:
-    files: dict[str, Mapping[str, object]] = {
-        "config.json": config,
+    files: dict[str, dict[str, object]] = {
+        "config.json": dict(config),
         "preprocessor_config.json": preprocessor_config(description, head),
     }
+    ids: Mapping[str, object] = {} if words is None else words.ids
     if words is not None:
         files["tokenizer_config.json"] = tokenizer_config(words)
+        if others and languages is not None and can_be_nested(words):
+            files["tokenizer_config.json"] |= {"target_lang": languages.chosen.name}
+            ids = {language.name: other.ids for language, other in others}
     encoded = {name: _json(values, sort_keys=True) for name, values in files.items()}
-    if words is not None:
-        encoded["vocab.json"] = _json(words.ids, sort_keys=False)
-    return encoded
+    return encoded if words is None else {**encoded, "vocab.json": _json(ids, sort_keys=False)}
 
 
 def _json(values: Mapping[str, object], *, sort_keys: bool) -> bytes:
     text = json.dumps(values, indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Languages
+
+
+Others = tuple[tuple[Language, Vocabulary], ...]
+"""The languages that a loaded model can be given, each with its tokens; none where there is one language only."""
+
+
+def _replaced(languages: Languages) -> Iterator[Drop]:
+    for tensor in languages.replaced:
+        yield Drop(tensor, "the chosen language's own takes its place")
+
+
+def _other_vocabularies(description: Description, words: Vocabulary | None, languages: Languages | None) -> Others:
+    # Without the CTC head a language can't be exchanged: transformers asks the file for lm_head.
+    if words is None or languages is None or len(languages.every) < 2 or not description.target.exchanged:
+        return ()
+    found, problems = [], []
+    for language in languages.every:
+        if language is languages.chosen or not languages.have_dictionaries:
+            found.append((language, words))
+        elif language.dictionary is None:
+            problems.append(f"The language {language.name} has no dictionary (task_state.target_dictionary).")
+        else:
+            found.append((language, vocabulary(language.dictionary, description.labels)))
+    problems += [
+        f"The language {language.name} has other special symbols than {languages.chosen.name}."
+        for language, other in found
+        if (other.ids[other.blank], other.blank) != (words.ids[words.blank], words.blank)
+    ]
+    if problems:
+        raise DictionaryError(problems, advice=ENCODER_ALONE)
+    return tuple(found)
+
+
+def _language_notes(languages: Languages | None, words: Vocabulary | None) -> Iterator[str]:
+    if languages is None or len(languages.every) < 2:
+        return
+    yield f"the model is in {languages.chosen.name}, one of {len(languages.every)} languages (--language)"
+    if words is None:
+        yield "the other languages are left out: transformers exchanges them with a CTC head only"
+    elif not can_be_nested(words):
+        yield f"transformers' tokenizer of phonemes has one language: vocab.json is that of {languages.chosen.name}"
+
+
+def _exchanged(
+    checkpoint: Checkpoint,
+    description: Description,
+    config: Mapping[str, object],
+    dtype: str,
+    language: Language,
+    words: Vocabulary,
+) -> tuple[Move | Make, ...]:
+    """What a loaded model exchanges when it is given this language."""
+    of_language = replace(checkpoint, tensors={**checkpoint.tensors, **language.tensors})
+    assignment = _Assignment(of_language, description, {**config, "vocab_size": len(words.tokens)}, "ctc", dtype)
+    return assignment.exchanged(language)
 
 
 _INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "bool")
@@ -281,6 +399,7 @@ class _Assignment:
         self.family = family
         self.head = head
         self.dtype = dtype
+        self.target = description.target
         self.prefix = description.target.prefix_for(head)
         self.wanted = {tensor.name: tensor for tensor in description.target.tensors(config, head)}
         self.names = name_table(family.names(facts))
@@ -299,6 +418,29 @@ class _Assignment:
             )
         return tensors, tuple(self.drops)
 
+    def exchanged(self, language: Language) -> tuple[Move | Make, ...]:
+        """Return what this language exchanges, of all that the target has."""
+        patterns = [pattern(name) for name in self.target.exchanged]
+        self.wanted = {
+            name: tensor
+            for name, tensor in self.wanted.items()
+            if any(compiled.fullmatch(name.removeprefix(self.prefix)) for compiled in patterns)
+        }
+        sources: dict[str, list[SourceTensor]] = {}
+        for source, tensor in self.checkpoint.tensors.items():
+            name = self.names.named(source, self.prefix)
+            if name is not None and name.target in self.wanted:
+                sources.setdefault(name.target, []).append(tensor.selected(0) if name.by_language else tensor)
+            elif source in language.tensors:
+                self.problems.append(f"the tensor {source} is none that transformers exchanges with a language")
+        tensors = tuple(self._fill(tensor, sources.get(tensor.name, [])) for tensor in self.wanted.values())
+        if self.problems:
+            raise InconsistentError(
+                [f"the language {language.name}: {problem}" for problem in self.problems],
+                advice=f"The languages differ from those of fairseq's {self.family.name}; a fork's can't be converted.",
+            )
+        return tensors
+
     def _by_target(self) -> dict[str, list[SourceTensor]]:
         kept: tuple[Part, ...] = ("encoder",) if self.head == "none" else ("encoder", self.head)
         sources: dict[str, list[SourceTensor]] = {}
@@ -313,7 +455,7 @@ class _Assignment:
             elif name.target is None:
                 self.drops.append(Drop(tensor, name.reason))
             elif name.target in self.wanted:
-                sources.setdefault(name.target, []).append(tensor)
+                sources.setdefault(name.target, []).append(tensor.selected(0) if name.by_language else tensor)
             elif name.unless_there:
                 self.drops.append(Drop(tensor, name.unless_there))
             else:

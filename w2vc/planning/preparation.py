@@ -12,6 +12,7 @@ from w2vc.families.family import Head
 from w2vc.families.interpreter import Description
 from w2vc.families.placing import described, placed
 from w2vc.options import Options
+from w2vc.planning.languages import Spoken, in_one_language
 from w2vc.planning.model_card import model_card
 from w2vc.planning.overrides import read_config
 from w2vc.planning.plan import Dtype, Plan, chosen_head, make_plan
@@ -28,7 +29,7 @@ class Prepared:
     """A checkpoint that was read, described and planned.
 
     Attributes:
-        checkpoint: what the file holds.
+        checkpoint: what the file holds, in one language where it has several.
         description: what the model is.
         dictionary: of a model that is written with a CTC head, else None.
         plan: what the output will hold.
@@ -52,12 +53,14 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
     """
     if options.dtype not in _DTYPES:
         raise UsageError(f"--dtype is {options.dtype}", advice=f"Give one of {', '.join(_DTYPES)}.")
-    checkpoint, pretrained, description = read_and_describe(path, options, passed=passed)
+    found, pretrained, whole = read_and_describe(path, options, passed=passed)
+    spoken = in_one_language(found, whole, options.language)
+    checkpoint, description = spoken.checkpoint, spoken.description
     head = head_for(checkpoint, description, options)
-    dictionary = find_dictionary(checkpoint, description, options.dictionary) if head == "ctc" else None
+    dictionary = find_dictionary(spoken, options.dictionary) if head == "ctc" else None
     dtype = next(dtype for dtype in _DTYPES if dtype == options.dtype)
     given = None if options.config is None else read_config(options.config)
-    plan = make_plan(checkpoint, description, dictionary, head, dtype, given)
+    plan = make_plan(checkpoint, description, dictionary, head, dtype, given, spoken.languages)
     if options.card:
         plan = replace(plan, files={**plan.files, "README.md": model_card(checkpoint, description, plan, pretrained)})
     provenance = make_record(
@@ -68,9 +71,10 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
         pretrained=None if pretrained is None else pretrained.archive.fingerprint,
         prefix=options.prefix,
         overrides=given,
-        labels=description.labels,
+        labels=spoken.labels,
         dictionary=dictionary,
-        files=plan.files,
+        files=(*plan.files, *plan.adapters),
+        language=options.language,
     )
     return Prepared(checkpoint, description, dictionary, plan, provenance)
 
@@ -96,14 +100,14 @@ def head_for(checkpoint: Checkpoint, description: Description, options: Options)
     return chosen_head(description, wanted)
 
 
-def find_dictionary(checkpoint: Checkpoint, description: Description, place: Path | None) -> Dictionary | None:
+def find_dictionary(spoken: Spoken, place: Path | None) -> Dictionary | None:
     """The dictionary: the given one, the checkpoint's own, or the one beside it; all that are there have to agree."""
     found = []
     if place is not None:
-        found.append(read_dictionary(dictionary_file(place, description.labels)))
-    if checkpoint.dictionary is not None:
-        found.append(checkpoint.dictionary)
-    beside = dictionary_beside(checkpoint.path, description.labels)
+        found.append(read_dictionary(dictionary_file(place, spoken.labels)))
+    if spoken.checkpoint.dictionary is not None:
+        found.append(spoken.checkpoint.dictionary)
+    beside = dictionary_beside(spoken.checkpoint.path, spoken.labels)
     if beside is not None:
         found.append(read_dictionary(beside))
     return agreed(found)

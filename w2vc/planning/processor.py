@@ -129,6 +129,11 @@ def tokenizer_config(vocabulary: Vocabulary) -> dict[str, object]:
     }
 
 
+def can_be_nested(vocabulary: Vocabulary) -> bool:
+    """Whether the tokenizer can have the vocabularies of several languages (``set_target_lang``)."""
+    return vocabulary.joins != "phonemes"
+
+
 def preprocessor_config(description: Description, head: Head) -> dict[str, object]:
     """The contents of ``preprocessor_config.json``."""
     values: dict[str, object] = {

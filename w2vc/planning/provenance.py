@@ -39,9 +39,10 @@ class Record:
         config: SHA-256 of the overriding configuration; empty where there is none.
         labels: the suffix of the dictionary's file that the checkpoint names; empty where it names none.
         dictionary: SHA-256 of the symbols; empty where the output has no vocabulary.
-        files: the names of all files of the output but the weights, with blanks between them.
+        files: the names of all files of the output but the model's weights, with blanks between them.
         pretrained: fingerprint of the pretrained checkpoint; empty where none was given.
         prefix: the option; empty where it wasn't given.
+        language: the option; empty where it wasn't given.
         converted_by: w2vc's version.
     """
 
@@ -55,6 +56,7 @@ class Record:
     files: str
     pretrained: str = ""
     prefix: str = ""
+    language: str = ""
     converted_by: str = _CONVERTED_BY
 
     def metadata(self) -> dict[str, str]:
@@ -74,6 +76,7 @@ def make_record(
     labels: str | None,
     dictionary: Dictionary | None,
     files: Iterable[str],
+    language: str | None = None,
 ) -> Record:
     """The record of a conversion.
 
@@ -88,6 +91,7 @@ def make_record(
         labels: the architecture's.
         dictionary: the one that was used; None without a vocabulary.
         files: the names of the plan's files.
+        language: the option.
     """
     return Record(
         source_fingerprint=fingerprint,
@@ -100,6 +104,7 @@ def make_record(
         files=" ".join(sorted(files)),
         pretrained=pretrained or "",
         prefix=prefix or "",
+        language=language or "",
     )
 
 
@@ -195,10 +200,14 @@ def is_made_from(record: Record, fingerprint: str, checkpoint: Path, options: Op
         pretrained = "" if options.pretrained is None else _fingerprint(options.pretrained)
     except (UsageError, UnreadableError):  # the conversion will say what is wrong with it
         return False
-    now = (_CONVERTED_BY, fingerprint, options.dtype, _text(options.ema), options.card, config, pretrained)
+    now = (
+        *(_CONVERTED_BY, fingerprint, options.dtype, _text(options.ema), options.card, config, pretrained),
+        options.language or "",
+        options.prefix or "",
+    )
     has_card = "README.md" in record.files.split()
     made = (record.converted_by, record.source_fingerprint, record.dtype, record.ema)
-    then = (*made, has_card, record.config, record.pretrained)
+    then = (*made, has_card, record.config, record.pretrained, record.language, record.prefix)
     heads = ("ctc", "pretraining") if options.head == "auto" else (options.head,)
     return then == now and record.head in heads and _is_same_dictionary(record, checkpoint, options.dictionary)
 

@@ -84,7 +84,7 @@ class Checkpoint:
         archive: its container, as the gate found it.
         identity: of the file that the gate looked at (see ``identity_of``).
         tensors: the model's, or with EMA weights theirs, by fairseq's name in the file's order. Those of a group are
-            named ``GROUP.NAME``. In somebody else's file, a tensor itself is called what the file calls it.
+            named ``GROUP.NAME``.
         has_ema: whether there are EMA weights.
         cfg: the stored config as nested dicts, lists and scalars; interpolations are texts still.
         cfg_form: how it is stored: ``dict``, ``DictConfig`` or ``Namespace``.
@@ -98,7 +98,7 @@ class Checkpoint:
         form: what the file is, for people: ``fairseq's``, or what somebody else made of a model.
         keys: those that lead from the file's value to the state dict.
         prefix: what stands before fairseq's names in somebody else's state dict.
-        outside: what else there is in it.
+        outside: what else there is in it, under the file's names.
     """
 
     path: Path

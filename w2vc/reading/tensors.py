@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,16 @@ class SourceTensor:
                 return self.elements == 0
             expected *= size
         return True
+
+    def narrowed(self, index: int) -> SourceTensor:
+        """Return the part at one place of the first axis, which stays as an axis of one."""
+        place = self.offset + index * self.stride[0] * ITEM_BYTES[self.dtype]
+        return replace(self, shape=(1, *self.shape[1:]), offset=place)
+
+    def selected(self, index: int) -> SourceTensor:
+        """Return the part at one place of the first axis, without that axis."""
+        part = self.narrowed(index)
+        return replace(part, shape=part.shape[1:], stride=part.stride[1:])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from w2vc.planning.plan import Plan
 from w2vc.verifying.verification import Finding
-from w2vc.writing.writer import WEIGHTS
 
 # What transformers' loaders look for; anything else in the directory changes nothing.
 _LOADED_SUFFIXES = (".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors")
@@ -47,8 +46,9 @@ def compare_files(plan: Plan, output: Path) -> list[Finding]:
     findings: list[Finding] = []
     for name, contents in plan.files.items():
         findings += _compared(output / name, json.loads(contents))
-    if not (output / WEIGHTS).is_file():
-        findings.append(Finding("files", WEIGHTS, "the weights", "no such file"))
+    for name in plan.weights:
+        if not (output / name).is_file():
+            findings.append(Finding("files", name, "the weights", "no such file"))
     return [*findings, *_extra(plan, output)]
 
 
@@ -70,7 +70,7 @@ def _shown(values: Mapping[str, object], key: str) -> str:
 
 
 def _extra(plan: Plan, output: Path) -> Iterator[Finding]:
-    known = {*plan.files, WEIGHTS}
+    known = {*plan.files, *plan.weights}
     for path in sorted(output.iterdir()):
         if path.is_file() and path.suffix in _LOADED_SUFFIXES and path.name not in known:
             yield Finding("files", path.name, "no such file", "a file that transformers may load")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from w2vc.families.interpreter import Description
 from w2vc.options import AnyPath, Options
 from w2vc.planning.plan import Plan
 from w2vc.planning.preparation import prepare
+from w2vc.planning.provenance import find_record
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import Checkpoint
 from w2vc.reading.dictionary import Dictionary
@@ -57,6 +58,8 @@ def verify(
     ema: bool = False,
     config: AnyPath | None = None,
     pretrained: AnyPath | None = None,
+    prefix: str | None = None,
+    language: str | None = None,
     wav: AnyPath | None = None,
     watch: Watch | None = None,
 ) -> Verification:
@@ -73,6 +76,8 @@ def verify(
         ema: the EMA weights were converted.
         config: the ``config.json`` that was given to ``convert``, if one was.
         pretrained: as for ``convert``.
+        prefix: as for ``convert``; None takes what the output says of itself.
+        language: that was converted with; None takes what the output says of itself.
         wav: a recording to feed both models with instead of the built-in signal.
         watch: called with (bytes done, bytes in all) while tensors are compared.
 
@@ -95,6 +100,8 @@ def verify(
         config=None if config is None else Path(config),
         pretrained=None if pretrained is None else Path(pretrained),
         card=False,
+        prefix=_prefix(directory) if prefix is None else prefix,
+        language=_language(directory) if language is None else language,
     )
     prepared = prepare(Path(checkpoint), options)
     read, plan, words, description = prepared.checkpoint, prepared.plan, prepared.dictionary, prepared.description
@@ -104,6 +111,8 @@ def verify(
         gathered.findings += compare_tensors(read, plan, directory / WEIGHTS, found, watch)
     elif (directory / WEIGHTS).exists():
         gathered.findings.append(Finding("tensors", WEIGHTS, "a whole safetensors file", weights_problem))
+    for name, exchanged in plan.adapters.items():
+        gathered.findings += _compare_weights(read, replace(plan, tensors=exchanged), directory / name)
     gathered.findings += compare_files(plan, directory)
     _compare_with_transformers(_Case(read, plan, words, description, directory, audio), gathered)
     return Verification(
@@ -168,6 +177,27 @@ def _weights(output: Path) -> tuple[dict[str, Entry], str | None]:
         return entries(output / WEIGHTS), None
     except ValueError as error:
         return {}, str(error)
+
+
+def _compare_weights(checkpoint: Checkpoint, plan: Plan, path: Path) -> list[Finding]:
+    if not path.exists():
+        return []  # which compare_files tells of
+    try:
+        found = entries(path)
+    except ValueError as error:
+        return [Finding("tensors", path.name, "a whole safetensors file", str(error))]
+    findings = compare_tensors(checkpoint, plan, path, found)
+    return [replace(finding, where=f"{path.name}: {finding.where}") for finding in findings]
+
+
+def _language(output: Path) -> str | None:
+    found = find_record(output)
+    return None if found is None else found.record.language or None
+
+
+def _prefix(output: Path) -> str | None:
+    found = find_record(output)
+    return None if found is None else found.record.prefix or None
 
 
 def _head(output: Path, found: Mapping[str, Entry]) -> str:

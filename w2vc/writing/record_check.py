@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import BinaryIO
 
 from w2vc.errors import DamagedError
-from w2vc.planning.plan import Plan
+from w2vc.planning.plan import Move, Plan
 from w2vc.reading.archive import Archive, Record
 from w2vc.reading.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor
 from w2vc.writing.crc32 import Crc32
@@ -88,7 +88,8 @@ class RecordCheck:
         if self._source < 0:
             self._source = os.dup(source)
         users: dict[Record, list[SourceTensor]] = {}
-        for move in plan.moves:
+        written = (tensor for tensors in plan.weights.values() for tensor in tensors)
+        for move in (tensor for tensor in written if isinstance(tensor, Move)):
             for tensor in (move.source, *move.equals):
                 users.setdefault(tensor.storage, []).append(tensor)
         for record, tensors in users.items():
@@ -99,7 +100,11 @@ class RecordCheck:
             self._thread.join()
         if self._failure is not None:
             raise self._failure
-        names = {record: " and ".join(tensor.name for tensor in tensors[:3]) for record, tensors in users.items()}
+        # A record may hold one tensor for several languages.
+        names = {
+            record: " and ".join(list(dict.fromkeys(tensor.name for tensor in tensors))[:3])
+            for record, tensors in users.items()
+        }
         if self._wrong:
             raise DamagedError(
                 [
@@ -108,7 +113,10 @@ class RecordCheck:
                 ],
                 advice="Download or copy the checkpoint again and compare its checksum.",
             )
-        found = {names[record]: count for record, count in self._not_finite.items() if record in names}
+        found: dict[str, int] = {}
+        for record, count in self._not_finite.items():
+            if record in names:
+                found[names[record]] = found.get(names[record], 0) + count
         return dict(sorted(found.items())), sum(record.crc32 is not None for record in users)
 
     def _add(self, record: Record, dtype: str) -> None:

@@ -7,7 +7,7 @@ values looked at; transformers' own classes, slow to import, load meanwhile.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from w2vc.errors import DamagedError, InconsistentError
 from w2vc.families.family import Edit, Scale
 from w2vc.planning.plan import Make, Move, Plan, different
+from w2vc.planning.provenance import WEIGHTS as WEIGHTS
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import Checkpoint, SourceTensor, identity_of
 from w2vc.writing.acceptance import accept, load_classes
@@ -28,8 +29,6 @@ from w2vc.writing.strided import strided_values
 
 if TYPE_CHECKING:
     import torch
-
-WEIGHTS = "model.safetensors"
 
 # How many elements of a made tensor are held at a time.
 _MADE_AT_ONCE = 2**15
@@ -79,22 +78,25 @@ def write(
         DamagedError: a checksum is wrong, or the file changed or ended early.
         InconsistentError: tensors that have to be equal aren't.
     """
-    names_and_shapes = ((tensor.target, tensor.dtype, tensor.shape) for tensor in plan.tensors)
-    places = layout(names_and_shapes, {**metadata, "format": "pt"})
+    places = {name: _layout(tensors, metadata) for name, tensors in plan.weights.items()}
     with output_directory(output, force=force) as building, ThreadPoolExecutor(2) as threads:
         classes = threads.submit(load_classes, plan.config_class, with_tokenizer=plan.vocabulary is not None)
         with open_checkpoint(checkpoint.path) as file, _unchanged(file.fileno(), checkpoint):
-            _write_weights(file.fileno(), plan, places, building / WEIGHTS, watch, check)
-            # To the disk while the last checksums are compared and the classes load.
-            synced = threads.submit(sync, building / WEIGHTS)
+            done = _Done(sum(place.size for place in places.values()), watch)
+            synced = []
+            for name, tensors in plan.weights.items():
+                _write_weights(file.fileno(), tensors, places[name], building / name, done, check)
+                # To the disk while the rest is written, the last checksums are compared and the classes load.
+                synced.append(threads.submit(sync, building / name))
             not_finite, checksums = check.finish(file.fileno(), checkpoint, plan)
         for name, contents in plan.files.items():
             _write_file(building / name, contents)
-        _open_with_library(building / WEIGHTS, plan)
+        for name, tensors in plan.weights.items():
+            _open_with_library(building / name, tensors)
         accept(classes.result(), plan, building)
-        synced.result()
-    size = places.size + sum(map(len, plan.files.values()))
-    return Written(size, not_finite, checksums)
+        for each in synced:
+            each.result()
+    return Written(done.whole + sum(map(len, plan.files.values())), not_finite, checksums)
 
 
 @contextmanager
@@ -118,21 +120,38 @@ def _write_file(path: Path, contents: bytes) -> None:
 # Weights
 
 
+def _layout(tensors: Iterable[Move | Make], metadata: Mapping[str, str]) -> Layout:
+    names_and_shapes = ((tensor.target, tensor.dtype, tensor.shape) for tensor in tensors)
+    return layout(names_and_shapes, {**metadata, "format": "pt"})
+
+
+class _Done:
+    """How many of how many bytes are done, told to whom it concerns."""
+
+    def __init__(self, whole: int, watch: Watch | None) -> None:
+        self.whole = whole
+        self._watch = watch
+        self._done = 0
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._watch is not None:
+            self._watch(self._done, self.whole)
+
+
 def _write_weights(
-    source: int, plan: Plan, places: Layout, path: Path, watch: Watch | None, check: RecordCheck
+    source: int, tensors: Iterable[Move | Make], places: Layout, path: Path, done: _Done, check: RecordCheck
 ) -> None:
     with path.open("xb", buffering=0) as file, written_back_meanwhile(file.fileno(), places.size):
         target = file.fileno()
         reserve(target, places.size)
         write_at(target, places.header, 0)
-        done = len(places.header)
-        for tensor in plan.tensors:
+        done.add(len(places.header))
+        for tensor in tensors:
             if check.is_hopeless:
                 return  # the caller asks what is wrong
             for piece in _written_pieces(source, target, tensor, places.offsets[tensor.target]):
-                done += piece
-                if watch is not None:
-                    watch(done, places.size)
+                done.add(piece)
 
 
 def _written_pieces(source: int, target: int, tensor: Move | Make, place: int) -> Iterator[int]:
@@ -228,11 +247,11 @@ def _made(tensor: Make) -> Iterator[bytes]:
             left -= count
 
 
-def _open_with_library(path: Path, plan: Plan) -> None:
+def _open_with_library(path: Path, tensors: Iterable[Move | Make]) -> None:
     """Has the safetensors library itself open the file and say what is in it."""
     from safetensors import safe_open
 
-    expected = {tensor.target: (DTYPE_CODES[tensor.dtype], list(tensor.shape)) for tensor in plan.tensors}
+    expected = {tensor.target: (DTYPE_CODES[tensor.dtype], list(tensor.shape)) for tensor in tensors}
     with safe_open(path, framework="pt") as opened:
         found = {}
         for name in opened.keys():  # noqa: SIM118 - it is no dict

@@ -15,7 +15,9 @@ from w2vc.families.shared import tensors as shared_tensors
 
 _NAME = "data2vec_audio"
 _LAYER = "encoder.layers.0.fc1.weight"
-_SHALLOW = "transformers' data2vec audio has no weight norm in its positional convolution, as that of a single block has"
+_SHALLOW = (
+    "transformers' data2vec audio has no weight norm in its positional convolution, as that of a single block has"
+)
 
 
 def _recognises(evidence: Evidence) -> bool:

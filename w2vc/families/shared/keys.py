@@ -184,6 +184,7 @@ FINE_TUNING: tuple[Key, ...] = (
     unused("load_ema", False, "which weights training began with"),
     unused("rebuild_layers", True, "how the encoder was built before training"),
     training("freeze_regex", None, "which parameters were frozen"),
+    training("layer_decay", 1, "scales the learning rate of each layer"),
     training("zero_mask", False, "masks with zeros in training"),
     unused("batch_norm", False, "its batch norm layer, where there is one, is an unknown tensor and refused"),
     unused("adp_num", -1, _ADAPTERS),

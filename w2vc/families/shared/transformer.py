@@ -13,12 +13,14 @@ from w2vc.families.shared import measures
 from w2vc.families.shared.tensors import Config, weight_and_bias
 from w2vc.reading.domains import flag, one_of, probability, size
 
-# fairseq/utils.py, get_activation_fn: gelu_fast is an old name of gelu_accurate; transformers/activations.py.
+# fairseq/utils.py, get_activation_fn: gelu_fast is an old name of gelu_accurate; transformers/activations.py. Its swish
+# gives back a class instead of a function, so that fairseq itself can't run it.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_accurate": "gelu_new",
     "gelu_fast": "gelu_new",
     "relu": "relu",
+    "relu_squared": "relu2",
     "tanh": "tanh",
     "linear": "linear",
 }

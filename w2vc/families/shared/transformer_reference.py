@@ -28,6 +28,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu_accurate": _gelu_accurate,
     "gelu_fast": _gelu_accurate,
     "relu": F.relu,
+    "relu_squared": lambda x: F.relu(x).pow(2),
     "tanh": torch.tanh,
     "linear": lambda x: x,
 }

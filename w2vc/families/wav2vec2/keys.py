@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from w2vc.families.family import Key, Keys, below
+from w2vc.families.family import Key, Keys, below, replaced
 from w2vc.families.shared import keys as shared
 from w2vc.families.shared import transformer
+from w2vc.families.wav2vec2 import adapters
 from w2vc.reading.domains import flag, text
 
 _ARCHITECTURE = (
-    *shared.WAV2VEC2,
+    *replaced(shared.WAV2VEC2, *adapters.ARCHITECTURE),
     *transformer.LAYERS,
-    Key("layer_type", "transformer", text, tensors=lambda _: "transformer", why="fc1 and fc2 mean transformer"),
+    Key("layer_type", "transformer", text, tensors=adapters.layer_type, why="fc1 and fc2 mean transformer"),
     # Later than 0.12.2:
     Key(
         "conv_pos_batch_norm",
@@ -21,12 +22,15 @@ _ARCHITECTURE = (
     ),
 )
 
+_FINE_TUNING = replaced(shared.FINE_TUNING, *adapters.FINE_TUNING)
+
 KEYS = Keys(
     architecture=_ARCHITECTURE,
-    pretrained=(*shared.TASK, *shared.PRETRAINING_CRITERION),
+    pretrained=(*shared.TASK, adapters.TASK, *shared.PRETRAINING_CRITERION),
     fine_tuned=(
-        *below("model", (*shared.FINE_TUNING, *shared.CTC, *transformer.FINE_TUNED_DROPOUTS)),
+        *below("model", (*_FINE_TUNING, *shared.CTC, *transformer.FINE_TUNED_DROPOUTS)),
         *shared.TASK,
+        adapters.TASK,
         *shared.CTC_CRITERION,
     ),
 )

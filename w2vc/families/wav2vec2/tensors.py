@@ -12,6 +12,7 @@ from w2vc.families.family import Facts, Target, TargetTensor
 from w2vc.families.shared import tensors as shared
 from w2vc.families.shared import transformer
 from w2vc.families.shared.tensors import Config
+from w2vc.families.wav2vec2 import adapters
 
 PREFIX = "wav2vec2."
 
@@ -19,6 +20,7 @@ PREFIX = "wav2vec2."
 def _encoder(config: Config) -> Iterator[TargetTensor]:
     yield from shared.weight_norm_conv(config)
     yield from transformer.layers(config)
+    yield from adapters.layers(config)
 
 
 TARGET = Target(
@@ -30,7 +32,8 @@ TARGET = Target(
     constants=shared.CONSTANTS,
     head_fields=shared.HEAD_FIELDS,
     free=shared.FREE,
-    repeatable={"add_adapter": False},
+    repeatable={"add_adapter": False, "adapter_attn_dim": None},
+    exchanged=adapters.EXCHANGED,
 )
 
 
@@ -42,4 +45,4 @@ def target(facts: Facts) -> Target:
 def derived(facts: Facts) -> Mapping[str, object]:
     """Give the fields that follow from several facts."""
     deep = data2vec_audio.derived(facts) if transformer.is_deep(facts) else {}
-    return {"vocab_size": facts["vocabulary"], **deep}
+    return {"vocab_size": facts["vocabulary"], **deep, **adapters.derived(facts)}
