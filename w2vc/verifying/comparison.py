@@ -163,6 +163,7 @@ class _Gathered:
 
 
 _ENCODER_ALONE = "encoder.layer_norm.weight"
+_CTC_HEAD = "lm_head.weight"
 
 
 def _directory(output: Path) -> Path:
@@ -204,7 +205,7 @@ def _head(output: Path, found: Mapping[str, Entry]) -> str:
     """``none`` for an encoder alone, else the checkpoint's own: the tensors tell, without them the config."""
     if found:
         # A model with a head has its encoder's tensors below a prefix.
-        return "none" if _ENCODER_ALONE in found else "auto"
+        return "none" if _ENCODER_ALONE in found else "ctc" if _CTC_HEAD in found else "auto"
     try:
         classes = read_json(output / "config.json").get("architectures")
     except ValueError:
