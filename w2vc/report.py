@@ -168,16 +168,11 @@ class Inspection:
     def _tensors(self) -> Iterator[tuple[str, tuple[int, ...], str, str]]:
         becomes: dict[str, str] = {}
         for move in self.plan.moves if self.plan is not None else ():
-            becomes |= dict.fromkeys((source.name for source in (move.source, *move.equals)), move.target)
+            becomes |= dict.fromkeys((source.name_in_file for source in (move.source, *move.equals)), move.target)
         for drop in self.plan.drops if self.plan is not None else ():
-            if not drop.is_outside:
-                becomes[drop.source.name] = f"dropped: {drop.reason}"
-        prefix = self.checkpoint.prefix
-        for tensor in self.checkpoint.tensors.values():
-            yield prefix + tensor.name, tensor.shape, tensor.dtype, becomes.get(tensor.name, "-")
-        for drop in self.plan.drops if self.plan is not None else ():
-            if drop.is_outside:
-                yield drop.source.name, drop.source.shape, drop.source.dtype, f"dropped: {drop.reason}"
+            becomes[drop.source.name_in_file] = f"dropped: {drop.reason}"
+        for tensor in (*self.checkpoint.tensors.values(), *self.checkpoint.outside):
+            yield tensor.name_in_file, tensor.shape, tensor.dtype, becomes.get(tensor.name_in_file, "-")
         for make in self.plan.makes if self.plan is not None else ():
             yield f"({make.content})", make.shape, make.dtype, f"{make.target}: {make.reason}"
 
@@ -194,7 +189,6 @@ class Conversion:
         dictionary: where the dictionary was found, where there is one.
         written: what the writer did.
         seconds: wall time.
-        prefix: what stands before fairseq's names in somebody else's state dict.
     """
 
     checkpoint: Path
@@ -204,7 +198,6 @@ class Conversion:
     dictionary: str | None
     written: Written | None
     seconds: float
-    prefix: str = ""
 
     def values(self) -> dict[str, object]:
         """For ``--json``."""
@@ -222,10 +215,7 @@ class Conversion:
             "languages": list(plan.languages),
             "moved": len(plan.moves),
             "made": {make.target: make.reason for make in plan.makes},
-            "dropped": {
-                drop.source.name if drop.is_outside else self.prefix + drop.source.name: drop.reason
-                for drop in plan.drops
-            },
+            "dropped": {drop.source.name_in_file: drop.reason for drop in plan.drops},
             "notes": list(plan.notes),
             "not_finite": {} if written is None else dict(written.not_finite),
             "bytes": None if written is None else written.bytes_written,

@@ -3,12 +3,13 @@
     python -m tests.bench.make_checkpoints FOLDER [NAMES] [--model-only]
 
 Names and their order, the config and everything beside the tensors are those of a small checkpoint in ``fixtures/``
-that real fairseq saved; the sizes are those of ``wav2vec2_conformer_large_librivox.yaml``. Values are random.
+that real fairseq saved; the sizes are those of ``wav2vec2_conformer_large_librivox.yaml``, of wav2vec 2.0 base and of
+XLS-R. Values are random. The XLS-R ones of one and two billion parameters are made only if they are named.
 ``--model-only`` leaves the optimizer's state out, as ``checkpoint.no_save_optimizer_state`` does, and appends
 ``_model_only`` to the name.
 A file that is there already and has the right size is kept.
 
-All tensors are windows into two small pools of values: no more than 200 MB of memory are needed for a file of any size.
+All tensors are windows into two small pools of values: no more than 400 MB of memory are needed for a file of any size.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Sizes:
         kernel: ``depthwise_conv_kernel_size``.
         conv_pos: kernel size of the positional convolution.
         optimizer: whether Adam's state is saved too: twice the model's bytes.
+        on_demand: made only if it is named.
     """
 
     fixture: str
@@ -54,6 +56,7 @@ class Sizes:
     kernel: int = 31
     conv_pos: int = 128
     optimizer: bool = True
+    on_demand: bool = False
 
 
 CHECKPOINTS = {
@@ -64,6 +67,14 @@ CHECKPOINTS = {
     "relative_small": Sizes("relative_pretraining", layers=2, embed=640, ffn=2560, heads=10),
     "relative_half_gigabyte": Sizes(
         "relative_pretraining", layers=8, embed=768, ffn=3072, heads=12, final=256, optimizer=False
+    ),
+    "wav2vec2_base": Sizes("wav2vec2_base_pretraining", layers=12, embed=768, ffn=3072, heads=12, final=256),
+    "xlsr_300m": Sizes("plain_wav2vec2_pretraining", optimizer=False),
+    "xlsr_1b": Sizes(
+        "plain_wav2vec2_pretraining", layers=48, embed=1280, ffn=5120, final=1024, optimizer=False, on_demand=True
+    ),
+    "xlsr_2b": Sizes(
+        "plain_wav2vec2_pretraining", layers=48, embed=1920, ffn=7680, final=1024, optimizer=False, on_demand=True
     ),
 }
 
@@ -79,6 +90,8 @@ SHAPES: Mapping[str, tuple[int | str, ...]] = {
     "mask_emb": ("embed",),
     "feature_extractor.conv_layers.0.weight": ("conv", "conv_inputs", "conv_kernel"),
     "feature_extractor.conv_layers.0.bias": ("conv",),
+    "feature_extractor.conv_layers.2.weight": ("conv",),
+    "feature_extractor.conv_layers.2.bias": ("conv",),
     "feature_extractor.conv_layers.2.1.weight": ("conv",),
     "feature_extractor.conv_layers.2.1.bias": ("conv",),
     "post_extract_proj.weight": ("embed", "conv"),
@@ -116,6 +129,15 @@ SHAPES: Mapping[str, tuple[int | str, ...]] = {
         for linear in ("linear_q", "linear_k", "linear_v", "linear_out", "linear_pos")
         for part in ("weight", "bias")
     },
+    **{
+        f"encoder.layers.self_attn.{linear}.{part}": ("embed", "embed")[: 2 if part == "weight" else 1]
+        for linear in ("k_proj", "v_proj", "q_proj", "out_proj")
+        for part in ("weight", "bias")
+    },
+    "encoder.layers.fc1.weight": ("ffn", "embed"),
+    "encoder.layers.fc1.bias": ("ffn",),
+    "encoder.layers.fc2.weight": ("embed", "ffn"),
+    "encoder.layers.fc2.bias": ("embed",),
     "encoder.layers.self_attn.pos_bias_u": ("heads", "head_width"),
     "encoder.layers.self_attn.pos_bias_v": ("heads", "head_width"),
     "encoder.layers.self_attn.rotary_emb.inv_freq": ("half_head_width",),
@@ -136,13 +158,14 @@ SHAPES: Mapping[str, tuple[int | str, ...]] = {
 }
 
 BUFFERS = ("inv_freq", "running_mean", "running_var", "num_batches_tracked")
-AROUND_ONE = ("norm.weight", "2.1.weight", "running_var", "weight_g")
+AROUND_ONE = ("norm.weight", "0.2.weight", "2.1.weight", "running_var", "weight_g")
 
 
 class Values:
     """Tensors of random values, each with a storage of its own, as ``torch.save`` sees it, over the same memory."""
 
-    _ELEMENTS = 2**24
+    # The widest model's positional convolution has 29 million.
+    _ELEMENTS = 2**25
 
     def __init__(self) -> None:
         self._around = {centre: bytearray(4 * self._ELEMENTS) for centre in (0, 1)}
@@ -314,7 +337,7 @@ def main() -> None:
     unknown = sorted(set(arguments.names) - set(CHECKPOINTS))
     if unknown:
         parser.error(f"no checkpoint is called {', '.join(unknown)}")
-    for name in arguments.names or CHECKPOINTS:
+    for name in arguments.names or [name for name, sizes in CHECKPOINTS.items() if not sizes.on_demand]:
         path = made(arguments.folder, name, model_only=arguments.model_only)
         sys.stdout.write(f"{path}: {path.stat().st_size:,} bytes\n")
 

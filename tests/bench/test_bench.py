@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,13 @@ def model_of(found: Checkpoint) -> dict[str, object]:
     return section
 
 
-@pytest.mark.parametrize("fixture", ["relative_pretraining", "rotary_pretraining", "rotary_ctc"])
+@pytest.mark.parametrize(
+    "fixture",
+    [
+        *("relative_pretraining", "rotary_pretraining", "rotary_ctc"),
+        *("wav2vec2_base_pretraining", "plain_wav2vec2_pretraining", "wav2vec2_large_ctc"),
+    ],
+)
 def test_a_made_checkpoint_converts_as_the_fixture_does(fixture: str, tmp_path: Path) -> None:
     path = tmp_path / "made.pt"
     make(path, replace(TINY, fixture=fixture))
@@ -50,6 +57,16 @@ def test_the_large_model_has_the_published_size() -> None:
     assert large["encoder.layers.23.ffn2.w_1.weight"] == (4096, 1024)
     assert large["encoder.pos_conv.0.weight_v"] == (1024, 64, 128)
     assert large["quantizer.vars"] == (1, 640, 384)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("wav2vec2_base", 95.0), ("xlsr_300m", 317.4), ("xlsr_1b", 965.3), ("xlsr_2b", 2162.0)],
+)
+def test_the_models_with_transformer_layers_have_their_published_sizes(name: str, parameters: float) -> None:
+    sizes = CHECKPOINTS[name]
+    count = sum(math.prod(shape_of(tensor, sizes)) for tensor in names(sizes))
+    assert count / 1e6 == pytest.approx(parameters, rel=5e-3)
 
 
 def test_a_checkpoint_of_another_size_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,20 +10,20 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
 
 import w2vc
 from tests.conftest import FIXTURES, checkpoint
-from w2vc.batching.batch import BatchSummary, Progress, batch
+from w2vc.batching.batch import BatchProgress, BatchSummary, batch
+from w2vc.batching.capacity import default_workers
 from w2vc.batching.jobs import Job, find_jobs
-from w2vc.batching.pool import default_workers
 from w2vc.conversion import convert_with
 from w2vc.errors import OutputError, UsageError
 from w2vc.options import Options
@@ -42,7 +42,17 @@ MANY = 200
 
 # Found wherever the tests run from, and in an empty environment, too.
 PACKAGE_ROOT = str(Path(w2vc.__file__).parent.parent)
-MAIN = f"import sys; sys.path.insert(0, {PACKAGE_ROOT!r}); from w2vc.command.main import main; main()"
+HOLDING = str(Path(__file__).parent.parent / "support" / "holding")
+# Workers are isolated from the environment: where processes are to stop, they are told so in their program.
+MAIN = f"""
+import os, sys
+sys.path.insert(0, {PACKAGE_ROOT!r})
+from w2vc.batching import pool
+if "W2VC_TEST_HOLD_FILE" in os.environ:
+    pool._PROGRAM = "import sys; sys.path.insert(0, {HOLDING!r}); import sitecustomize\\n" + pool._PROGRAM
+from w2vc.command.main import main
+main()
+"""
 
 
 def command(*arguments: object) -> list[str]:
@@ -129,11 +139,17 @@ def processes(group: int) -> dict[int, str]:
     return found
 
 
+def workers() -> list[int]:
+    """The worker processes that this process has started."""
+    listed = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    return [int(child) for child in listed if b"w2vc.batching.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 def holding(folder: Path, number: int, whom: str) -> dict[str, str]:
     """Where a process, or its whole group, stops when the so many-th conversion is to write its weights."""
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent / "support" / "holding"), PACKAGE_ROOT]),
+        "PYTHONPATH": os.pathsep.join([HOLDING, PACKAGE_ROOT]),
         "W2VC_TEST_HOLD_FILE": str(folder / "begun"),
         "W2VC_TEST_HOLD_NUMBER": str(number),
         "W2VC_TEST_HOLD_WHOM": whom,
@@ -252,8 +268,8 @@ def test_an_output_never_takes_the_place_of_a_checkpoint_or_of_its_folder(tmp_pa
 @pytest.mark.parametrize(
     ("given", "options", "words"),
     [
-        ([], {}, "no checkpoint is given"),
-        (["nothing*.pt"], {}, "nothing matches"),
+        ([], {}, "No checkpoint is given"),
+        (["nothing*.pt"], {}, "Nothing matches"),
         (["folder"], {}, "no .pt file"),
         (["a.pt"], {"dtype": "int8"}, "dtype is int8"),
         (["a.pt"], {"head": "asr"}, "head is asr"),
@@ -261,13 +277,18 @@ def test_an_output_never_takes_the_place_of_a_checkpoint_or_of_its_folder(tmp_pa
         (["a.pt"], {"config": "missing.json"}, "missing.json doesn't exist"),
         (["a.pt"], {"part": (3, 2)}, "--part is 3/2"),
         (["a.pt"], {"jobs": 0}, "--jobs is 0"),
-        (["missing.csv"], {}, "missing.csv can't be read"),
+        (["missing.csv"], {}, "no file or folder"),
+        (["missing.pt", "a.pt"], {}, "missing.pt"),
+        (["list.csv"], {}, "There is no column 'colour'"),
+        (["a.pt"], {"colour": "red"}, "There is no option colour"),
+        (["a.pt"], {"ema": "yes"}, "--ema is 'yes', not true or false"),
     ],
 )
 def test_a_wrong_call_is_refused_before_anything_starts(
     tmp_path: Path, given: list[str], options: dict[str, object], words: str
 ) -> None:
     (tmp_path / "folder").mkdir()
+    (tmp_path / "list.csv").write_text("checkpoint,colour\na.pt,red\n")
     put(tmp_path / "a.pt", "relative_pretraining")
     with pytest.raises(UsageError) as caught:
         here([tmp_path / name for name in given], tmp_path / "out", **options)
@@ -321,7 +342,7 @@ def test_workers_are_never_more_than_the_container_or_the_clusters_job_allows(
     texts = {"/proc/self/cgroup": groups, "/proc/meminfo": f"Cached: {2**40} kB\n"}
     texts |= {f"/sys/fs/cgroup/{place}": f"{limit}\n" for place, limit in limits.items()}
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(3)))
-    monkeypatch.setattr("w2vc.batching.pool._text", lambda path: texts.get(path, ""))
+    monkeypatch.setattr("w2vc.batching.capacity._contents", lambda path: texts.get(path, ""))
     assert default_workers(1000) == workers
 
 
@@ -356,34 +377,51 @@ def test_a_json_lines_manifest_means_the_same(tmp_path: Path) -> None:
     assert jobs["a"].options == Options(dtype="keep")
 
 
-def test_everything_wrong_with_a_manifest_is_said_at_once_with_its_lines(tmp_path: Path) -> None:
+def test_each_bad_row_of_a_manifest_fails_alone_with_its_line(tmp_path: Path) -> None:
+    put(tmp_path / "good.pt", "relative_pretraining")
     manifest = tmp_path / "list.csv"
     manifest.write_text(
-        "checkpoint,output,colour,dtype,ema\na.pt,b,red,,\n,x,,,\nc.pt,../c,,,\nd.pt,,,int8,\ne.pt,,,,perhaps\n"
-        "f.pt,,,,,,,\ng.pt,/g,,,\n"
+        "checkpoint,output,dtype,ema\n,x,,\nc.pt,../c,,\nd.pt,,int8,\ne.pt,,,perhaps\nf.pt,,,,,\ng.pt,/g,,\n"
+        f'"{"h" * 200_000}",,,\n"i"j,,,\ngood.pt,,,\n'
     )
-    with pytest.raises(UsageError) as caught:
-        find_jobs([manifest], tmp_path / "out", Options())
+    summary = here([manifest], tmp_path / "out")
     expected = [
-        ("line 2", "unknown columns: 'colour'"),
-        ("line 3", "no checkpoint"),
-        ("line 4", "'../c' is not a name below --output"),
-        ("line 5", "dtype is int8"),
-        ("line 6", "ema is 'perhaps'"),
-        ("line 7", "8 fields under 5 columns"),
-        ("line 8", "'/g' is not a name below --output"),
+        ("line 2", "no checkpoint"),
+        ("line 3", "'../c' is not a name below --output"),
+        ("line 4", "--dtype is int8, not one of float32"),
+        ("line 5", "--ema is 'perhaps', not true or false"),
+        ("line 6", "6 fields under 4 columns"),
+        ("line 7", "'/g' is not a name below --output"),
+        ("line 8", "not CSV"),
+        ("line 9", "not CSV"),
     ]
-    assert len(caught.value.problems) == len(expected)
-    for problem, words in zip(caught.value.problems, expected, strict=True):
-        assert all(word in problem for word in words), problem
-    assert "checkpoint, output, dictionary, head, dtype, config, ema" in caught.value.advice
+    bad = sorted((result for result in summary.results if not result.is_good), key=lambda result: result.why)
+    assert {(result.status, result.kind) for result in bad} == {("failed", "UsageError")}
+    for result, words in zip(bad, expected, strict=True):
+        assert all(word in result.why[0] for word in words), result.why
+        assert "checkpoint, output, dictionary, head, dtype, ema, config" in (result.advice or "")
+    assert [path.name for path in outputs(tmp_path / "out")] == ["good"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b", "\ud800.pt", "x" * 100_000, "missing", "/proc/self/mem", "/dev/zero", "/dev/null", "", 7, [], "\n"]
+)
+def test_a_name_that_no_file_can_have_fails_alone(name: object, tmp_path: Path) -> None:
+    put(tmp_path / "good.pt", "relative_pretraining")
+    rows = [{"checkpoint": name}, {"checkpoint": name, "output": "other"}, {"checkpoint": "good.pt", "output": "x"}]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    summary = here([tmp_path / "list.jsonl"], tmp_path / "out", report=tmp_path / "report.jsonl")
+    assert sorted(result.status for result in summary.results) == ["converted", "failed", "failed"]
+    assert not [result for result in summary.results if result.kind == "bug"]
+    assert len(lines(tmp_path / "report.jsonl")) == 4
 
 
 @pytest.mark.parametrize("text", ['{"checkpoint": "a.pt"', "[1]", '{"checkpoint": 7}', "[" * 100_000])
 def test_a_line_that_is_no_json_object_of_texts_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "list.jsonl").write_text('{"checkpoint": "b.pt"}\n' + text)
-    with pytest.raises(UsageError, match="line 2"):
-        find_jobs([tmp_path / "list.jsonl"], tmp_path / "out", Options())
+    good, bad = sorted(find_jobs([tmp_path / "list.jsonl"], tmp_path / "out", Options()), key=lambda job: job.problems)
+    assert (good.checkpoint, good.problems) == (tmp_path / "b.pt", ())
+    assert "line 2" in bad.problems[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -535,7 +573,8 @@ def test_a_bug_in_one_conversion_is_told_and_the_others_go_on(tmp_path: Path, mo
 
 def test_a_missing_file_fails_alone(tmp_path: Path) -> None:
     put(tmp_path / "a.pt", "relative_pretraining")
-    summary = here([tmp_path / "a.pt", tmp_path / "missing.pt"], tmp_path / "out")
+    (tmp_path / "list.csv").write_text("checkpoint\na.pt\nmissing.pt\n")
+    summary = here([tmp_path / "list.csv"], tmp_path / "out")
     assert statuses(summary) == ["converted", "failed"]
     assert {result.kind for result in summary.results} == {None, "MissingError"}
 
@@ -543,10 +582,10 @@ def test_a_missing_file_fails_alone(tmp_path: Path) -> None:
 def test_a_report_is_appended_to_even_behind_a_torn_line(tmp_path: Path) -> None:
     put(tmp_path / "a.pt", "relative_pretraining")
     report = tmp_path / "report.jsonl"
-    report.write_text('{"input": "torn')
+    report.write_text('{"input": "/torn')
     seen: list[str] = []
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: BatchProgress) -> None:
         seen.append(f"{progress.finished}/{progress.jobs}")
 
     summary = here([tmp_path / "a.pt"], tmp_path / "out", report=report, on_progress=watch)
@@ -623,7 +662,7 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
         assert batching.returncode == 130
         # multiprocessing's own tracker ends when it sees that its parent has.
         until(lambda: not processes(batching.pid), "all processes to end")
-    assert "interrupted" in stderr
+    assert "Interrupted" in stderr
     assert "Traceback" not in stderr
     assert all_complete(output)
     assert not leftovers(output)
@@ -640,7 +679,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
         workers = [
             process
             for process in processes(batching.pid)
-            if b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes()
+            if b"w2vc.batching.worker" in Path(f"/proc/{process}/cmdline").read_bytes()
         ]
         assert leftovers(output)
         os.kill(workers[0], signal.SIGKILL)
@@ -663,13 +702,12 @@ def test_a_checkpoint_whose_worker_dies_each_time_is_found_and_the_others_are_co
         put(tmp_path / "in" / f"{number}.pt", "relative_pretraining")
     deaths = 0
 
-    def kill(progress: Progress) -> None:
+    def kill(progress: BatchProgress) -> None:
         nonlocal deaths
         if culprit in [running.checkpoint for running in progress.running]:
             deaths += 1
-            for worker in active_children():
-                worker.kill()
-                worker.join()
+            for worker in workers():
+                os.kill(worker, signal.SIGKILL)
 
     summary = batch([tmp_path / "in"], tmp_path / "out", jobs=2, on_progress=kill)
     (failed,) = (result for result in summary.results if not result.is_good)

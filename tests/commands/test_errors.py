@@ -12,7 +12,7 @@ import pytest
 import w2vc
 from tests.conftest import FIXTURES, checkpoint
 from w2vc import errors
-from w2vc.command.main import EXIT_CODES, exit_code
+from w2vc.command.exit_codes import EXIT_CODES, exit_code
 from w2vc.errors import W2vcError
 
 BRANCHES = {W2vcError, errors.UnreadableError, errors.RefusedError, errors.OutputError}

@@ -21,8 +21,16 @@ def front_matter(card: str) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("name", ["relative_ctc", "rotary_pretraining"])
-@pytest.mark.parametrize("head", ["auto", "none"])
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        *(("relative_ctc", head) for head in ("auto", "none")),
+        *(("rotary_pretraining", head) for head in ("auto", "none")),
+        *(("hubert", head) for head in ("auto", "projection")),
+        ("hubert_twelve_layers", "projection"),
+        ("data2vec_audio", "auto"),
+    ],
+)
 def test_the_snippet_runs_in_the_outputs_directory(name: str, head: str, tmp_path: Path) -> None:
     output = tmp_path / "out"
     w2vc.convert(checkpoint(name), output, head=head)
@@ -57,6 +65,15 @@ def test_neither_card_nor_weights_tell_a_path_or_a_date(tmp_path: Path) -> None:
         contents = file.read_bytes()
         assert b"secret-project" not in contents
         assert not re.search(rb"20[0-9]{2}-[0-9]{2}-[0-9]{2}", contents)
+
+
+def test_the_card_of_a_projection_says_which_output_is_which_and_what_differs_in_a_padded_batch(tmp_path: Path) -> None:
+    w2vc.convert(checkpoint("hubert_twelve_layers"), tmp_path / "out", head="projection")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "class HubertModelWithFinalProj(HubertModel):" in card
+    assert "final_proj(hidden_states[9]), its v2 models last_hidden_state" in card
+    assert "hidden_states[9])\n    v2 = output.last_hidden_state" in card
+    assert "up to two frames more" in card
 
 
 def test_no_card_leaves_it_out(tmp_path: Path) -> None:

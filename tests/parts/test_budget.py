@@ -160,3 +160,15 @@ def test_every_limit_says_its_reason() -> None:
     for name, row in LIMITS.items():
         assert row.most > 0, name
         assert len(row.why) > 20, name
+
+
+def test_one_object_with_many_attributes_is_refused_where_it_is_used_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, "config attributes", 40)
+    node = a_call("fork", "Node") + a_dict(text("_content") + b"N", text("a") + b"N", text("b") + b"N") + b"bq\x00"
+    for times, passes in ((6, True), (7, False)):
+        body = a_list(node, *[b"h\x00"] * (times - 1))
+        if passes:
+            assert read_plain(body) == [None] * times
+        else:
+            with pytest.raises(UnsafeError, match="deeper or larger than any config"):
+                read_plain(body)

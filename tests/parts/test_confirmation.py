@@ -17,6 +17,7 @@ import torch
 
 from tests.support.forgery import PROTOCOL_2, STOP, Part, a_call, a_dict, a_list, a_storage, a_tensor, text, zipped
 from tests.support.fuzz import FIXTURES
+from tests.support.limits import limit
 from w2vc.errors import DamagedError, UnreadableError, UnsafeError
 from w2vc.reading.checkpoint import read_checkpoint
 
@@ -244,3 +245,12 @@ def test_what_torch_says_of_a_broken_file_is_told_in_one_line(monkeypatch: pytes
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(UnreadableError, match=r"torch\.load: RuntimeError: bad \?\[2J$"):
         read_checkpoint(CTC)
+
+
+def test_more_tensors_than_any_model_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, "tensors", 3)
+    head = a_tensor(a_storage("0", 4), (2, 2), (2, 1)) + b"q\x00"
+    group = a_dict(text("a"), head, text("b"), b"h\x00")
+    assert len(read(tmp_path, model=a_dict(text("x"), group, text("y"), b"h\x00")).tensors) == 3
+    with pytest.raises(UnsafeError, match="more than 3 tensors"):
+        read(tmp_path, model=a_dict(text("x"), group + b"q\x01", text("y"), b"h\x01"))

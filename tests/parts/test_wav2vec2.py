@@ -16,8 +16,9 @@ import w2vc
 from tests.conftest import EVERY, FIXTURES, REFUSED, checkpoint
 from tests.support import forgery
 from w2vc.errors import InconsistentError
+from w2vc.families.conformer import FAMILY as CONFORMER
 from w2vc.families.data2vec_audio.tensors import TARGET as DATA2VEC_AUDIO
-from w2vc.families.family import Head, Target
+from w2vc.families.family import Family, Head, Target
 from w2vc.families.interpreter import describe, encoder_name, name_table
 from w2vc.families.shared.transformer import ACTIVATIONS
 from w2vc.families.shared.transformer_reference import _ACTIVATIONS as COMPUTED
@@ -176,6 +177,21 @@ def test_no_two_tensors_get_one_name(name: str) -> None:
 def test_no_file_of_fairseqs_own_has_a_key_that_is_told_to_be_unknown(name: str) -> None:
     notes = describe(read_checkpoint(checkpoint(name))).notes
     assert not [note for note in notes if "fairseq 0.12.2 doesn't" in note or "the tensors say" in note]
+
+
+LATER: dict[str, dict[str, Any]] = json.loads((FIXTURES / "fairseq_later_config_keys.json").read_text())
+# References to other sections; and what is the same for every model.
+NOT_COMPARED = {"_name", "normalize", "data", "ddp_backend", "w2v_path"}
+
+
+@pytest.mark.parametrize("family", [CONFORMER, FAMILY], ids=lambda family: family.name)
+@pytest.mark.parametrize("section", ["Wav2Vec2Config", "Wav2Vec2AsrConfig", "Wav2Vec2CtcConfig"])
+def test_each_key_of_fairseqs_last_commit_is_in_the_table_with_its_default(section: str, family: Family) -> None:
+    fine_tuned = {row.name.removeprefix("model."): row for row in family.keys.fine_tuned}
+    rows = {row.name: row for row in family.keys.architecture} if section == "Wav2Vec2Config" else fine_tuned
+    for key, default in LATER[section].items():
+        if key not in NOT_COMPARED:
+            assert rows[key].default == default, key
 
 
 # --- activations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,94 @@ def test_an_overwritten_blank_is_the_padding_token_where_it_is_now() -> None:
     assert found.blank > 3
     assert words.tokens[found.blank] == "<pad>"
     assert words.ids[words.blank] == found.blank
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Large vocabularies
+
+
+def load_both(words: Vocabulary, folder: Path) -> tuple[Any, Any]:
+    """The tokenizer as a user loads it, and as the acceptance does."""
+    from w2vc.writing.acceptance import load_classes, load_tokenizer
+
+    real = tokenizer(words, folder)
+    values = tokenizer_config(words)
+    kind = load_classes(with_tokenizer=True).tokenizers[str(values.pop("tokenizer_class"))]
+    values.pop("processor_class")
+    return real, load_tokenizer(kind, vocab_file=str(folder / "vocab.json"), **values)
+
+
+def assert_same(words: Vocabulary, folder: Path) -> None:
+    real, accepted = load_both(words, folder)
+    ids = list(range(len(words.tokens)))
+    assert type(accepted) is type(real)
+    assert len(accepted) == len(real)
+    assert accepted.get_vocab() == real.get_vocab()
+    assert accepted.get_added_vocab() == real.get_added_vocab()
+    assert accepted.all_special_tokens == real.all_special_tokens
+    assert accepted.convert_ids_to_tokens(ids) == real.convert_ids_to_tokens(ids)
+    assert accepted.decode(ids) == real.decode(ids)
+    text = "".join(words.tokens[:200])
+    assert accepted.tokenize(text) == real.tokenize(text)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_acceptance_loads_the_same_tokenizer_as_a_user(name: str, tmp_path: Path) -> None:
+    assert_same(vocabulary(dictionary(name), None), tmp_path)
+
+
+def pieces(count: int) -> Dictionary:
+    return Dictionary(
+        (*SPECIAL_SYMBOLS, *(f"\N{LOWER ONE EIGHTH BLOCK}piece{number}" for number in range(count))), "many"
+    )
+
+
+def test_the_acceptance_loads_the_same_tokenizer_for_sentence_pieces(tmp_path: Path) -> None:
+    assert_same(vocabulary(pieces(1000), "spm"), tmp_path)
+
+
+def calls(act: Callable[[], object]) -> int:
+    """How many calls something makes: what it costs, whatever the clock says."""
+    count = 0
+
+    def note(_frame: object, _event: str, _argument: object) -> None:
+        nonlocal count
+        count += 1
+
+    sys.setprofile(note)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_the_acceptance_is_linear_in_the_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vocabulary is copied as often for many symbols as for few; with one call for each it would be 4,000 times."""
+    from transformers.models.wav2vec2.tokenization_wav2vec2 import Wav2Vec2CTCTokenizer
+
+    get_vocab = Wav2Vec2CTCTokenizer.get_vocab
+    copies: list[int] = []
+
+    def counted(self: Any) -> Any:
+        copies[-1] += 1
+        return get_vocab(self)
+
+    monkeypatch.setattr(Wav2Vec2CTCTokenizer, "get_vocab", counted)
+    from w2vc.writing.acceptance import load_tokenizer
+
+    for count in (10, 4000):
+        words = vocabulary(pieces(count), "spm")
+        (tmp_path / "vocab.json").write_text(json.dumps(words.ids), encoding="utf-8")
+        values = {key: value for key, value in tokenizer_config(words).items() if "class" not in key}
+        copies.append(0)
+        load_tokenizer(Wav2Vec2CTCTokenizer, vocab_file=str(tmp_path / "vocab.json"), **values)
+    assert copies[0] == copies[1] < 20
+
+
+def test_names_for_overwritten_symbols_are_found_in_linear_time() -> None:
+    few, many = (Dictionary((*SPECIAL_SYMBOLS, *["a"] * count), "equal") for count in (100, 10_000))
+    assert calls(lambda: vocabulary(many, "ltr")) < 200 * calls(lambda: vocabulary(few, "ltr"))
+    words = vocabulary(many, "ltr")
+    assert len(set(words.tokens)) == len(words.tokens)
+    assert len(words.notes[0]) < 300

@@ -183,6 +183,8 @@ WORST = [
     "items_set_on_the_state_dict",
     "s3prl_form_with_depth",
 ]
+# Each is converted; of the other ways of running w2vc each has a part of them.
+ON_A_TERMINAL, VERIFIED, INSPECTED = WORST[::3], WORST[1::2], WORST[::2]
 # ``inspect`` reads no tensor.
 SEEN_WHEN_READ = {"bit_flipped_in_a_tensor"}
 
@@ -224,7 +226,7 @@ def test_convert_refuses_within_the_limits_wherever_it_is_started(name: str, pla
     assert Snapshot.of(place.folder) == before
 
 
-@pytest.mark.parametrize("name", WORST)
+@pytest.mark.parametrize("name", ON_A_TERMINAL)
 def test_convert_refuses_on_a_terminal_for_the_same_reason(name: str, place: Place) -> None:
     path = made(CASES[name], place.folder)
     before = Snapshot.of(place.folder)
@@ -243,7 +245,7 @@ def without_colours(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-@pytest.mark.parametrize("name", WORST)
+@pytest.mark.parametrize("name", VERIFIED)
 def test_verify_refuses_within_the_limits_wherever_it_is_started(
     name: str, place: Place, converted: Callable[[str], Path]
 ) -> None:
@@ -256,7 +258,7 @@ def test_verify_refuses_within_the_limits_wherever_it_is_started(
     assert Snapshot.of(place.folder) == before
 
 
-@pytest.mark.parametrize("name", WORST)
+@pytest.mark.parametrize("name", INSPECTED)
 def test_inspect_refuses_what_it_can_see_and_runs_nothing(name: str, place: Place) -> None:
     path = made(CASES[name], place.folder)
     before = Snapshot.of(place.folder)
@@ -310,13 +312,13 @@ UNSPECIFIC = [
 ]
 
 
-@pytest.mark.parametrize("case", [*REFUSED, *EITHER], ids=lambda case: case.name)
-def test_no_refusal_passes_on_any_text(case: Case) -> None:
-    assert [text for text in UNSPECIFIC if re.search(case.word, text)] == []
+def test_no_refusal_passes_on_any_text() -> None:
+    lax = {case.name: [text for text in UNSPECIFIC if re.search(case.word, text)] for case in [*REFUSED, *EITHER]}
+    assert {name: texts for name, texts in lax.items() if texts} == {}
 
 
-def test_the_causes_have_cases() -> None:
-    assert len(CASES) > 450
+def test_the_corpus_only_grows() -> None:
+    assert len(CASES) > 900
     assert set(WORST) <= CASES.keys()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -189,7 +191,7 @@ def interrupted_library(how: str, output: Path) -> subprocess.CompletedProcess[s
 def test_ctrl_c_within_a_library_is_told_as_nothing_else(tmp_path: Path) -> None:
     run = interrupted_library("taken", tmp_path / "out")
     assert (run.returncode, run.stdout) == (130, "")
-    assert run.stderr == "w2vc: interrupted\n      Nothing was left behind; run the same command again.\n"
+    assert run.stderr == "w2vc: Interrupted.\n      Nothing was left behind; run the same command again.\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -275,7 +277,7 @@ def test_a_folder_without_permission_gives_exit_5_and_is_left_as_it_was(tmp_path
 
 def _as_nobody(act: Callable[[], object], folder: Path) -> int:
     """The exit code of an error, in a child without the rights of root."""
-    from w2vc.command.main import exit_code
+    from w2vc.command.exit_codes import exit_code
     from w2vc.writing.acceptance import load_classes
 
     load_classes("Wav2Vec2ConformerConfig", with_tokenizer=True)
@@ -341,23 +343,35 @@ def test_of_two_conversions_to_the_same_output_one_wins_and_it_is_complete(
 
 def test_what_another_process_is_building_is_not_cleared_away(tmp_path: Path) -> None:
     with output_directory(tmp_path / "out", force=False) as first:
-        (first / "config.json").write_text("{}", encoding="utf-8")
-        with output_directory(tmp_path / "out", force=False) as second:
-            (second / "config.json").write_text("[]", encoding="utf-8")
+        fill(first, "{}")
+        build(tmp_path / "out", force=False)
         assert (first / "config.json").exists()
         shutil.rmtree(tmp_path / "out")
     assert (tmp_path / "out" / "config.json").read_text(encoding="utf-8") == "{}"
     assert hidden(tmp_path) == []
 
 
+def fill(directory: Path, text: str) -> None:
+    """The least that is known for an output of w2vc: weights that say so, and a text to tell it by."""
+    header = json.dumps({"__metadata__": {"converted_by": "w2vc 0.1.0"}}).encode()
+    (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    (directory / "config.json").write_text(text, encoding="utf-8")
+
+
 def put(output: Path, text: str) -> None:
     output.mkdir()
-    (output / "config.json").write_text(text, encoding="utf-8")
+    fill(output, text)
 
 
-def build(output: Path, *, force: bool) -> None:
+def build(output: Path, *, force: bool, text: str = "ours") -> None:
     with output_directory(output, force=force) as building:
-        (building / "config.json").write_text("ours", encoding="utf-8")
+        fill(building, text)
+
+
+def config_of(output: Path) -> str:
+    """The text that an output of ours is told by; all else has to be as it was made."""
+    assert {path.name for path in output.iterdir()} == {"model.safetensors", "config.json"}
+    return (output / "config.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -372,8 +386,8 @@ def test_an_output_that_another_puts_there_at_the_last_moment_is_replaced_only_b
         if not output.exists():
             put(output, "theirs")
 
-    def look_too_early(place: Path, *, force: bool) -> None:
-        look(place, force=force)
+    def look_too_early(place: Path, **how: Any) -> None:
+        look(place, **how)
         if hidden(tmp_path):  # the last look, not the first
             put_theirs()
 
@@ -388,8 +402,8 @@ def test_an_output_that_another_puts_there_at_the_last_moment_is_replaced_only_b
     if force:
         build(output, force=True)
     else:
-        refused_with(OutputExistsError, "not empty", lambda: build(output, force=False))
-    assert contents(output) == {"config.json": b"ours" if force else b"theirs"}
+        refused_with(OutputExistsError, "earlier conversion", lambda: build(output, force=False))
+    assert config_of(output) == ("ours" if force else "theirs")
     assert hidden(tmp_path) == []
 
 
@@ -406,7 +420,9 @@ def test_a_file_that_somebody_puts_into_an_output_at_the_last_moment_is_kept(
     put(output, "old")
     monkeypatch.setattr("w2vc.writing.output_directory._exchange", late)
     refused_with(OutputExistsError, "notes.txt", lambda: build(output, force=True))
-    assert contents(output) == {"config.json": b"old", "notes.txt": b"theirs"}
+    assert (output / "notes.txt").read_text(encoding="utf-8") == "theirs"
+    (output / "notes.txt").unlink()
+    assert config_of(output) == "old"
     assert hidden(tmp_path) == []
 
 
@@ -425,7 +441,7 @@ def test_what_another_clears_away_before_it_is_locked_is_made_again(
     monkeypatch.setattr(fcntl, "flock", late)
     build(tmp_path / "out", force=False)
     assert len(cleared) == 1
-    assert contents(tmp_path / "out") == {"config.json": b"ours"}
+    assert config_of(tmp_path / "out") == "ours"
     assert hidden(tmp_path) == []
 
 
@@ -439,7 +455,7 @@ def test_an_output_that_another_takes_away_at_the_last_moment_is_put_there(
     monkeypatch.setattr("w2vc.writing.output_directory._exchange", late)
     put(tmp_path / "out", "theirs")
     build(tmp_path / "out", force=True)
-    assert contents(tmp_path / "out") == {"config.json": b"ours"}
+    assert config_of(tmp_path / "out") == "ours"
     assert hidden(tmp_path) == []
 
 
@@ -455,7 +471,7 @@ def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_output_is_replaced_where_directories_cannot_be_exchanged(tmp_path: Path) -> None:
     put(tmp_path / "out", "theirs")
     build(tmp_path / "out", force=True)
-    assert contents(tmp_path / "out") == {"config.json": b"ours"}
+    assert config_of(tmp_path / "out") == "ours"
     assert hidden(tmp_path) == []
 
 
@@ -474,7 +490,7 @@ def test_an_output_that_cannot_be_replaced_without_exchange_is_put_back(
     put(tmp_path / "out", "theirs")
     monkeypatch.setattr(Path, "rename", second_fails)
     refused_with(OutputWriteError, "Input/output error", lambda: build(tmp_path / "out", force=True))
-    assert contents(tmp_path / "out") == {"config.json": b"theirs"}
+    assert config_of(tmp_path / "out") == "theirs"
     assert hidden(tmp_path) == []
 
 
@@ -492,14 +508,14 @@ def test_ctrl_c_between_the_two_renames_without_exchange_waits_for_the_second(
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "out", force=True)
-    assert contents(tmp_path / "out") == {"config.json": b"ours"}
+    assert config_of(tmp_path / "out") == "ours"
     assert hidden(tmp_path) == []
 
 
 def test_what_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
     def build_beside() -> None:
         with output_directory(tmp_path / "out", force=False) as building:
-            (building / "config.json").write_text("{}", encoding="utf-8")
+            fill(building, "{}")
             (tmp_path / "out").mkdir()
             (tmp_path / "out" / "theirs").write_text("x", encoding="utf-8")
 

@@ -235,6 +235,12 @@ def test_half_precision_reaches_the_adapters(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
 
 
+def test_the_model_card_says_how_the_language_is_exchanged(converted: Callable[[str], Path]) -> None:
+    card = (converted("mms_released_ctc") / "README.md").read_text(encoding="utf-8")
+    assert "- language: fra, which can be exchanged for eng, uzb-script_latin:" in card
+    assert '`model.load_adapter("eng")` and `processor.tokenizer.set_target_lang("eng")`' in card
+
+
 def test_inspect_lists_the_languages() -> None:
     inspection = w2vc.inspect(checkpoint("mms_released_ctc"))
     assert inspection.values()["languages"] == ["fra", "eng", "uzb-script_latin"]

@@ -48,6 +48,7 @@ class Attempts:
         self._folder = folder
         self._seconds = seconds
         self._local = threading.local()
+        self._opening = threading.Lock()
         self._sandboxes: list[Sandbox] = []
         self._pool = ThreadPoolExecutor(AT_ONCE)
         self._futures: dict[tuple[str, bool], Future[Attempt]] = {}
@@ -82,10 +83,11 @@ class Attempts:
 
     def _sandbox(self) -> Sandbox:
         if not hasattr(self._local, "sandbox"):
-            folder = self._folder / f"sandbox-{len(self._sandboxes)}"
-            folder.mkdir()
-            self._local.sandbox = Sandbox(folder)
-            self._sandboxes.append(self._local.sandbox)
+            with self._opening:
+                folder = self._folder / f"sandbox-{len(self._sandboxes)}"
+                folder.mkdir()
+                self._local.sandbox = Sandbox(folder)
+                self._sandboxes.append(self._local.sandbox)
         sandbox: Sandbox = self._local.sandbox
         return sandbox
 

@@ -129,4 +129,4 @@ if __name__ == "__main__":
     folder = Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     for each in FORMS:
-        print(save(sys.argv[1], each, folder / f"{each}.pt"))
+        save(sys.argv[1], each, folder / f"{each}.pt")

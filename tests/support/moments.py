@@ -153,8 +153,7 @@ def _count_moments(tell: Callable[[Moments], object]) -> None:
     def mark(event: str, arguments: tuple[object, ...]) -> None:
         if event == "fcntl.flock" and not moments.building:
             moments.building = moments.end
-        # What is left of the hidden directory is cleared away as soon as it has changed places.
-        elif event == "shutil.rmtree" and ".w2vc-" in str(arguments[0]):
+        elif event == "os.rename" and ".w2vc-" in str(arguments[0]):
             moments.placed = moments.end
 
     end = os._exit

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def shuffled_records(random_: random.Random, seed: Seed) -> bytes:
     records = {name: seed.zip.records[name] for name in names}
     if random_.random() < 0.5:
         records |= {".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}
-    return type(seed.zip)(seed.zip.name, b"", seed.zip.root, records).with_saved(seed.zip.saved())
+    return replace(seed.zip, records=records).with_saved(seed.zip.saved())
 
 
 _EXTRAS: tuple[Any, ...] = (

@@ -6,16 +6,18 @@ import os
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from w2vc.batching.jobs import Job
+from w2vc.batching.manifests import COLUMNS
 from w2vc.conversion import convert_with
-from w2vc.errors import OutputExistsError, RefusedError, W2vcError
-from w2vc.planning.provenance import find_record, is_made_from
-from w2vc.reading.archive import examine, open_checkpoint
-from w2vc.writing.writer import WEIGHTS, Watch
+from w2vc.errors import OutputExistsError, RefusedError, UsageError, W2vcError
+from w2vc.planning.provenance import WEIGHTS, find_record, is_made_from, read_fingerprint
+from w2vc.reading.archive import Archive, examine, open_checkpoint
+from w2vc.writing.acceptance import load_classes
+from w2vc.writing.writer import Watch
 
 Status = Literal["converted", "skipped", "refused", "failed"]
 STATUSES: tuple[Status, ...] = ("converted", "skipped", "refused", "failed")
@@ -56,6 +58,16 @@ class Result:
         """Whether a complete output is there."""
         return self.status in ("converted", "skipped")
 
+    def plain(self) -> dict[str, object]:
+        """The result as plain values, which ``from_plain`` reads again in another process."""
+        return {**asdict(self), "checkpoint": str(self.checkpoint), "output": str(self.output)}
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> Result:
+        """Return the result that ``plain`` was made of."""
+        places = {name: Path(values[name]) for name in ("checkpoint", "output")}
+        return cls(**{**values, **places, "why": tuple(values["why"])})
+
     def values(self) -> dict[str, object]:
         """For a line of the report."""
         return {
@@ -83,28 +95,45 @@ def work(job: Job, force: bool, watch: Watch | None = None) -> Result:
     """
     started = time.monotonic()
     try:
-        result = (None if force else _skipped(job)) or _converted(job, force, watch)
+        if job.problems:
+            raise UsageError(job.problems, advice=f"Correct the row; the columns are {', '.join(COLUMNS)}.")
+        result = None if force else _skipped(job)
+        if result is None:
+            _import_libraries()
+            started = time.monotonic()
+            result = _converted(job, force, watch)
     except Exception as error:
         fingerprint = None
         with suppress(Exception):  # the result tells of what came before it
-            fingerprint = _fingerprint(job)
+            fingerprint = read_fingerprint(job.checkpoint)
         result = without_output(job, error, fingerprint)
     return replace(result, seconds=time.monotonic() - started)
 
 
+def _import_libraries() -> None:
+    """Import what every conversion needs, once in a process: the first checkpoint isn't charged with it."""
+    import torch  # noqa: F401 - the checkpoint's reader imports it again
+
+    load_classes("PretrainedConfig", with_tokenizer=True)
+
+
 def _skipped(job: Job) -> Result | None:
-    """The result if the output is complete and up to date. The checkpoint is looked at only if there is an output."""
+    """Return the result if the output is complete and up to date; look at the checkpoint only if there is an output.
+
+    Without checksums two checkpoints that differ in their weights alone have the same fingerprint.
+    """
     found = find_record(job.output)
     if found is None or not found.complete:
         return None
-    fingerprint = _fingerprint(job)
-    is_up_to_date = is_made_from(found.record, fingerprint, job.checkpoint, job.options)
-    return Result(job.checkpoint, job.output, "skipped", fingerprint) if is_up_to_date else None
-
-
-def _fingerprint(job: Job) -> str:
     with open_checkpoint(job.checkpoint) as file:
-        return examine(file, job.checkpoint).fingerprint
+        archive = examine(file, job.checkpoint)
+    if not _has_checksums(archive) or not is_made_from(found.record, archive.fingerprint, job.checkpoint, job.options):
+        return None
+    return Result(job.checkpoint, job.output, "skipped", archive.fingerprint)
+
+
+def _has_checksums(archive: Archive) -> bool:
+    return all(record.crc32 is not None for record in archive.records.values() if record.size)
 
 
 def _converted(job: Job, force: bool, watch: Watch | None) -> Result:
@@ -115,9 +144,11 @@ def _converted(job: Job, force: bool, watch: Watch | None) -> Result:
     except OutputExistsError:
         # A worker that was given up for lost may yet have come to its end.
         skipped = None if force else _skipped(job)
-        if skipped is None:
+        if skipped is not None:
+            return skipped
+        if replaces or find_record(job.output) is None:
             raise
-        return skipped
+        conversion = convert_with(job.options, job.checkpoint, job.output, force=True, watch=watch)
     _leave_page_cache(job.output / WEIGHTS)
     return Result(
         job.checkpoint,
@@ -155,7 +186,7 @@ def _reason(error: BaseException) -> tuple[str, tuple[str, ...], str]:
     if isinstance(error, W2vcError):
         return type(error).__name__, error.problems, error.advice
     if isinstance(error, MemoryError):
-        return "MemoryError", ("there is not enough memory",), _MEMORY
+        return "MemoryError", ("There is not enough memory.",), _MEMORY
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return "bug", (f"{type(error).__name__}: {error}{place}",), _BUG

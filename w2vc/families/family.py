@@ -363,6 +363,9 @@ class Family:
         further_heads: heads that a model can be written with when asked to, besides its own and none.
         snippets: the model card's example for a head, where it isn't that of every family.
         card_notes: what a reader should know of such a model with this head.
+        registered: the names under which the reference knows the pretrained and the fine-tuned model.
+        frame_mask: which frames of a padded batch are real: by the ``lengths`` that transformers computes, too, or by
+            a rule of ``fairseq``'s own.
         languages: the names that the cfg has for the places of a first axis that counts languages, in their order.
     """
 
@@ -386,4 +389,6 @@ class Family:
     further_heads: Callable[[Facts], tuple[Head, ...]] = lambda _: ()
     snippets: Callable[[Facts], Mapping[Head, str]] = lambda _: {}
     card_notes: Callable[[Facts, Head], tuple[str, ...]] = lambda _facts, _head: ()
+    registered: tuple[str, str] = ("wav2vec2", "wav2vec_ctc")
+    frame_mask: Literal["lengths", "fairseq"] = "lengths"
     languages: Callable[[Facts], tuple[str, ...]] = lambda _: ()

@@ -29,10 +29,6 @@ _TASK_OF_AUDIO = ("normalize", "sample_rate")
 _CONTRADICTION = "The checkpoint contradicts itself: was it edited, or saved by a fork of fairseq?"
 _OTHER_PRETRAINED = "Give the checkpoint that the model was fine-tuned from with --pretrained."
 _OTHER_ENCODER = "Give the checkpoint that the encoder was made from with --pretrained."
-_UNKNOWN_FINE_TUNING = (
-    "nothing says how the model was fine-tuned: its training's values are fairseq's defaults, and its CTC head is taken "
-    "to be without a weight for blanks, as it is by default"
-)
 
 
 @dataclass(frozen=True)
@@ -126,15 +122,18 @@ def describe(checkpoint: Checkpoint, *, strict: str = "") -> Description:
         UnsupportedModelError: it is of no family.
         InconsistentError: cfg and tensors, or the tensors among themselves, don't fit; all problems are listed.
     """
-    tensors = Tensors({encoder_name(name): tensor for name, tensor in checkpoint.tensors.items()})
+    evidence = _evidence(checkpoint)
+    return _Reading(_recognised(checkpoint, evidence), evidence, Cfg(checkpoint.cfg), strict=strict).description()
+
+
+def _evidence(checkpoint: Checkpoint) -> Evidence:
     cfg = Cfg(checkpoint.cfg)
-    evidence = Evidence(
-        tensors=tensors,
+    return Evidence(
+        tensors=Tensors({encoder_name(name): tensor for name, tensor in checkpoint.tensors.items()}),
         model=_name(cfg, "model"),
         inner=_name(cfg, _INNER_SECTION),
-        fine_tuned=_is_fine_tuned(checkpoint),
+        fine_tuned=any(name.startswith(FINE_TUNED) for name in checkpoint.tensors),
     )
-    return _Reading(_recognised(checkpoint, evidence), evidence, cfg, strict=strict).description()
 
 
 def describe_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Checkpoint, Description]:
@@ -156,62 +155,51 @@ def describe_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Check
             f"--pretrained is given, but {checkpoint.path} carries its architecture itself.",
             advice="Leave --pretrained out.",
         )
-    found = describe(pretrained)
-    whole = replace(checkpoint, cfg=_with_architecture(checkpoint, pretrained))
-    if not checkpoint.cfg:
-        return whole, _of_others(checkpoint, whole, pretrained, found)
-    description = describe(whole, strict=_OTHER_PRETRAINED)
-    if _is_fine_tuned(pretrained) or found.family is not description.family:
+    found, other = describe(pretrained), _evidence(pretrained)
+    is_others = not checkpoint.cfg
+    whole = replace(
+        checkpoint, cfg=_cfg_of_encoder(checkpoint, pretrained) if is_others else _cfg_with(checkpoint, pretrained)
+    )
+    family = _recognised(whole, _evidence(whole))
+    advice = _OTHER_ENCODER if is_others else _OTHER_PRETRAINED
+    if found.family is not family or (other.fine_tuned and not is_others):
+        made = "has the encoder of" if is_others else "was fine-tuned from a pretrained"
         raise InconsistentError(
-            f"{pretrained.path} is {_kind(pretrained, found)}, and {checkpoint.path} was fine-tuned from a pretrained "
-            f"{description.family.name}.",
-            advice=_OTHER_PRETRAINED,
+            f"{pretrained.path} is a {'fine-tuned' if other.fine_tuned else 'pretrained'} {found.family.name}, and "
+            f"{checkpoint.path} {made} {family.name}.",
+            advice=advice,
         )
-    return whole, description
+    return whole, describe(whole, strict=advice)
 
 
 def carries_architecture(checkpoint: Checkpoint) -> bool:
     """Return whether the checkpoint's own cfg says what the model is."""
-    if not _is_fine_tuned(checkpoint):
+    if not _evidence(checkpoint).fine_tuned:
         return checkpoint.is_fairseqs or bool(checkpoint.cfg)
     return bool(Cfg(checkpoint.cfg).keys(_INNER_SECTION))
 
 
-def _with_architecture(checkpoint: Checkpoint, pretrained: Checkpoint) -> Mapping[str, object]:
-    model, inner = _section(pretrained.cfg, "model"), pretrained.cfg
-    if checkpoint.cfg:
-        return {**checkpoint.cfg, "model": {**_section(checkpoint.cfg, "model"), "w2v_args": inner}}
-    task = {key: value for key, value in _section(pretrained.cfg, "task").items() if key in _TASK_OF_AUDIO}
-    if _is_fine_tuned(checkpoint):
-        return pretrained.cfg if _is_fine_tuned(pretrained) else {"model": {"w2v_args": inner}, "task": task}
-    return {**_section(model, "w2v_args"), "task": task} if _is_fine_tuned(pretrained) else inner
+def _cfg_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> Mapping[str, object]:
+    """Return a fine-tuned checkpoint's cfg with the pretrained one's in its place."""
+    return {**checkpoint.cfg, "model": {**_section(checkpoint.cfg, "model"), "w2v_args": pretrained.cfg}}
+
+
+def _cfg_of_encoder(checkpoint: Checkpoint, other: Checkpoint) -> Mapping[str, object]:
+    """Return the cfg of an encoder that has none itself: the other's, as far as both are fine-tuned or pretrained.
+
+    Else it is in the other's ``w2v_args``, or becomes those of a fine-tuned model of which nothing else is known.
+    """
+    is_fine_tuned, is_other = _evidence(checkpoint).fine_tuned, _evidence(other).fine_tuned
+    if is_fine_tuned == is_other:
+        return other.cfg
+    task = {key: value for key, value in _section(other.cfg, "task").items() if key in _TASK_OF_AUDIO}
+    inner = {"model": {"w2v_args": other.cfg}} if is_fine_tuned else _section(_section(other.cfg, "model"), "w2v_args")
+    return {**inner, "task": task}
 
 
 def _section(cfg: Mapping[str, object], name: str) -> Mapping[str, object]:
     found = cfg.get(name)
     return found if isinstance(found, Mapping) else {}
-
-
-def _of_others(checkpoint: Checkpoint, whole: Checkpoint, other: Checkpoint, found: Description) -> Description:
-    """Find out what an encoder that others built upon is."""
-    description = describe(whole, strict=_OTHER_ENCODER)
-    if found.family is not description.family:
-        raise InconsistentError(
-            f"{other.path} is {_kind(other, found)}, and {checkpoint.path} has the encoder of a "
-            f"{description.family.name}.",
-            advice=_OTHER_ENCODER,
-        )
-    if _is_fine_tuned(checkpoint) and not _is_fine_tuned(other):
-        return replace(description, notes=(*description.notes, _UNKNOWN_FINE_TUNING))
-    return description
-
-
-def _kind(checkpoint: Checkpoint, description: Description) -> str:
-    return f"a {'fine-tuned' if _is_fine_tuned(checkpoint) else 'pretrained'} {description.family.name}"
-
-
-def _is_fine_tuned(checkpoint: Checkpoint) -> bool:
-    return any(name.startswith(FINE_TUNED) for name in checkpoint.tensors)
 
 
 def _name(cfg: Cfg, section: str) -> str | None:
@@ -349,7 +337,7 @@ def _without_architecture(path: object) -> InconsistentError:
     name = re.split(r"[/\\\\]", path)[-1] if isinstance(path, str) else ""
     where = f" {short(name)}" if name else ""
     return InconsistentError(
-        "This fine-tuned model doesn't carry its architecture (cfg.model.w2v_args is empty): it stands in the pretrained "
+        "This fine-tuned model doesn't carry its architecture (cfg.model.w2v_args is empty): it is in the pretrained "
         f"checkpoint{where} that it was fine-tuned from.",
         advice="Give that checkpoint with --pretrained CHECKPOINT.",
     )

@@ -25,6 +25,10 @@ from w2vc.reading.checkpoint import Checkpoint, SourceTensor
 # What every encoder has: fairseq/models/wav2vec/wav2vec2.py, ConvFeatureExtractionModel and TransformerEncoder.
 _EXTRACTOR = "feature_extractor.conv_layers.0.0.weight"
 _LAYER = "encoder.layers.0."
+_UNKNOWN_FINE_TUNING = (
+    "nothing says how the model was fine-tuned: what acts in training alone is as fairseq has it by default, and the CTC "
+    "head is taken to be without a weight for blanks, as it is by default"
+)
 _MOST_SHOWN = 6
 _UNSEEN = "heads, strides, the place of the norms, the activation and the normalization of audio"
 
@@ -61,21 +65,31 @@ def described(checkpoint: Checkpoint, pretrained: Checkpoint | None) -> tuple[Ch
         UsageError: the other one isn't needed.
         RefusedError: as ``describe``; something is missing, or the two don't belong together.
     """
-    for other in (pretrained,) if pretrained is not None else ():
-        if not carries_architecture(other):
-            raise InconsistentError(
-                f"{other.path} can't tell what the model is: it carries no architecture itself.",
-                advice="Give a checkpoint that fairseq saved in pretraining with --pretrained.",
-            )
     if pretrained is not None:
-        return describe_with(checkpoint, pretrained)
+        return _described_with(checkpoint, pretrained)
     if not checkpoint.cfg and not checkpoint.is_fairseqs:
         raise InconsistentError(
-            f"{checkpoint.path} is {checkpoint.form} with an encoder {_named(checkpoint.prefix)}, and carries no config: "
-            f"tensors don't show {_UNSEEN}, and a guess would change what the model computes.",
+            f"{checkpoint.path} is {checkpoint.form} with an encoder {_named(checkpoint.prefix)}, and carries no "
+            f"config: tensors don't show {_UNSEEN}, and a guess would change what the model computes.",
             advice="Give the checkpoint of fairseq that the encoder was made from with --pretrained CHECKPOINT.",
         )
     return checkpoint, describe(checkpoint)
+
+
+def _described_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Checkpoint, Description]:
+    if not carries_architecture(pretrained):
+        raise InconsistentError(
+            f"{pretrained.path} can't tell what the model is: it carries no architecture itself.",
+            advice="Give a checkpoint that fairseq saved in pretraining with --pretrained.",
+        )
+    whole, description = describe_with(checkpoint, pretrained)
+    if not checkpoint.cfg and _is_fine_tuned(checkpoint) and not _is_fine_tuned(pretrained):
+        description = replace(description, notes=(*description.notes, _UNKNOWN_FINE_TUNING))
+    return whole, description
+
+
+def _is_fine_tuned(checkpoint: Checkpoint) -> bool:
+    return any(name.startswith(FINE_TUNED) for name in checkpoint.tensors)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -150,7 +164,7 @@ def _below(place: str, checkpoint: Checkpoint) -> Checkpoint:
     for name, tensor in checkpoint.tensors.items():
         if name.startswith(start):
             fairseqs = name.removeprefix(place)
-            inside[fairseqs] = replace(tensor, name=fairseqs)
+            inside[fairseqs] = replace(tensor, name=fairseqs, prefix=place)
         else:
             outside.append(tensor)
     others = (
@@ -165,7 +179,8 @@ def _groups(place: str, checkpoint: Checkpoint) -> Mapping[str, Mapping[str, Sou
     """Return the groups within the encoder's state dict; one that holds the encoder is none."""
     return {
         group.removeprefix(place): {
-            name: replace(tensor, name=tensor.name.removeprefix(place)) for name, tensor in tensors.items()
+            name: replace(tensor, name=tensor.name.removeprefix(place), prefix=place)
+            for name, tensor in tensors.items()
         }
         for group, tensors in checkpoint.groups.items()
         if group.startswith(place)

@@ -27,6 +27,7 @@ class Stranger:
 
 _HUBERT = ("hubert", "hubert_ctc")
 _READY = "transformers has a class of its own for it, and the authors' models are published for that."
+_SPEAKER = "ContentVec's own training checkpoint, with layers that depend on the speaker"
 _LEGACY = (
     "Give the legacy file of the same training, like checkpoint_best_legacy_500.pt: it is a plain HuBERT and converts."
 )
@@ -37,9 +38,7 @@ _DATA2VEC_2 = "transformers has no class for data2vec 2.0; data2vec audio of the
 _NAMED: tuple[Stranger, ...] = (
     Stranger("a HuBERT with conformer layers", names=_HUBERT, tensor=".conv_module.", advice=_CONFORMER_LAYERS),
     Stranger("a fine-tuned HuBERT with a decoder", names=("hubert_seq2seq",)),
-    Stranger(
-        "ContentVec's own training checkpoint, with layers that depend on the speaker", ("contentvec",), "", _LEGACY
-    ),
+    Stranger(_SPEAKER, names=("contentvec",), advice=_LEGACY),
     Stranger("AV-HuBERT", names=("av_hubert", "av_hubert_ctc", "av_hubert_seq2seq"), advice=_AV_HUBERT),
     Stranger("data2vec 2.0", names=("data2vec_multi", "data2vec2"), advice=_DATA2VEC_2),
     Stranger("data2vec for text", names=("data2vec_text",)),
@@ -53,7 +52,7 @@ _NAMED: tuple[Stranger, ...] = (
 """Those that the cfg names; no family may take them."""
 
 _TOLD_BY_TENSORS: tuple[Stranger, ...] = (
-    Stranger("ContentVec's own training checkpoint, with layers that depend on the speaker", (), "weight_ln.", _LEGACY),
+    Stranger(_SPEAKER, tensor="weight_ln.", advice=_LEGACY),
     Stranger("WavLM", tensor=".grep_linear.", advice=_READY),
     Stranger("UniSpeech-SAT", tensor="layer_norm_for_extract.", advice=_READY),
     Stranger("UniSpeech-SAT", tensor="spk_proj.", advice=_READY),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
+from w2vc.families.family import Head
 from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
 from w2vc.reading.checkpoint import Checkpoint
@@ -15,7 +18,7 @@ _TITLES = {
     "none": "the encoder alone",
 }
 
-_SNIPPETS = {
+_SNIPPETS: Mapping[Head, str] = {
     "ctc": """\
 import wave
 
@@ -64,7 +67,8 @@ def model_card(
         if plan.dtype == "float32"
         else f"Its weights are fairseq's, stored as {plan.dtype}."
     )
-    snippets = {**_SNIPPETS, **description.family.snippets(description.facts)}
+    snippets = dict(_SNIPPETS)
+    snippets.update(description.family.snippets(description.facts))
     snippet = snippets[plan.head].format(model_class=plan.model_class, sample_rate=description.sample_rate)
     audio = "normalised to zero mean and unit variance" if description.normalize else "as it is"
     lines = [
@@ -84,6 +88,7 @@ def model_card(
         f"- class: `{plan.model_class}`",
         f"- encoder: {_encoder(description)}",
         f"- input: {description.sample_rate:,} Hz mono, {audio}",
+        *_languages(plan),
         f"- fingerprint of the source: `{checkpoint.archive.fingerprint}`",
         *(() if pretrained is None else [f"- fingerprint of the pretrained one: `{pretrained.archive.fingerprint}`"]),
         "",
@@ -111,6 +116,13 @@ def _good_to_know(description: Description, plan: Plan) -> list[str]:
     family, facts = description.family, description.facts
     notes = (*family.notes(facts), *family.card_notes(facts, plan.head))
     return ["Good to know:", "", *(f"- {note}" for note in notes), ""] if notes else []
+
+
+def _languages(plan: Plan) -> Iterator[str]:
+    if plan.adapters:
+        others = [name for name in plan.languages if name != plan.language]
+        yield f"- language: {plan.language}, which can be exchanged for {', '.join(others)}:"
+        yield f'  `model.load_adapter("{others[0]}")` and `processor.tokenizer.set_target_lang("{others[0]}")`'
 
 
 def _encoder(description: Description) -> str:

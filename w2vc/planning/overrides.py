@@ -13,9 +13,12 @@ from pathlib import Path
 
 from w2vc.errors import InconsistentError, UsageError
 from w2vc.families.interpreter import Description
+from w2vc.paths import read_small_file
 from w2vc.reading.cfg import short
 from w2vc.reading.domains import Domain, anything
 
+# The largest real ones, with labels of their own, have some hundred kilobytes.
+_CONFIG_BYTES = 2**22
 _SAME = ({"swish", "silu"}, {None, "none"})
 # Decided by other options, or by other fields.
 _NOT_COMPARED = frozenset({"architectures", "torch_dtype", "dtype", "num_feat_extract_layers", "model_type"})
@@ -36,16 +39,13 @@ def read_config(path: Path) -> dict[str, object]:
     Raises:
         UsageError: it can't be read, or is no config of transformers.
     """
+    advice = "Give a config.json with --config."
     try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError(
-            f"{path} can't be read: {error.strerror}", advice="Give a config.json with --config."
-        ) from error
+        values = json.loads(read_small_file(path, "config", _CONFIG_BYTES, advice))
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {error}", advice="Give a config.json with --config.") from error
+        raise UsageError(f"{path} is not JSON: {error}", advice=advice) from error
     if not isinstance(values, dict):
-        raise UsageError(f"{path} holds no JSON object", advice="Give a config.json with --config.")
+        raise UsageError(f"{path} holds no JSON object", advice=advice)
     return dict(values)
 
 

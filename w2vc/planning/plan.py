@@ -85,17 +85,10 @@ class Make:
 
 @dataclass(frozen=True)
 class Drop:
-    """A source tensor that has no place in the target, and why.
-
-    Attributes:
-        source: the tensor.
-        reason: why it has none.
-        is_outside: it is no part of the encoder, but of what somebody built upon it.
-    """
+    """A source tensor that has no place in the target, and why."""
 
     source: SourceTensor
     reason: str
-    is_outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -229,7 +222,12 @@ def make_plan(
         config=config,
         vocabulary=words,
         files=_files(description, head, config, words, others, languages),
-        notes=(*_place_notes(checkpoint), *description.notes, *(words.notes if words is not None else ()), *_language_notes(languages, words)),
+        notes=(
+            *_place_notes(checkpoint),
+            *description.notes,
+            *(words.notes if words is not None else ()),
+            *_language_notes(languages, words),
+        ),
         beyond=description.target.beyond.get(head, ()),
         language=None if languages is None else languages.chosen.name,
         languages=() if languages is None else languages.names,
@@ -245,7 +243,7 @@ def make_plan(
 def _outside(checkpoint: Checkpoint) -> Iterator[Drop]:
     place = checkpoint.prefix.removesuffix(".")
     reason = "lies outside the encoder, which is " + (f"below {shown(place, 200)}" if place else "at the top level")
-    return (Drop(tensor, reason, is_outside=True) for tensor in checkpoint.outside)
+    return (Drop(tensor, reason) for tensor in checkpoint.outside)
 
 
 def _place_notes(checkpoint: Checkpoint) -> Iterator[str]:

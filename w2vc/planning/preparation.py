@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from w2vc.errors import UsageError
 from w2vc.families.family import Head
 from w2vc.families.interpreter import Description
 from w2vc.families.placing import described, placed
@@ -15,13 +14,11 @@ from w2vc.options import Options
 from w2vc.planning.languages import Spoken, in_one_language
 from w2vc.planning.model_card import model_card
 from w2vc.planning.overrides import read_config
-from w2vc.planning.plan import Dtype, Plan, chosen_head, make_plan
+from w2vc.planning.plan import Plan, chosen_head, make_plan
 from w2vc.planning.provenance import Record, make_record
 from w2vc.reading.archive import Archive
 from w2vc.reading.checkpoint import Checkpoint, read_checkpoint
 from w2vc.reading.dictionary import Dictionary, agreed, dictionary_beside, dictionary_file, read_dictionary
-
-_DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16", "keep")
 
 
 @dataclass(frozen=True)
@@ -51,30 +48,23 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
         options: how to convert.
         passed: called when the gate has let the file pass, before torch is imported.
     """
-    if options.dtype not in _DTYPES:
-        raise UsageError(f"--dtype is {options.dtype}", advice=f"Give one of {', '.join(_DTYPES)}.")
     found, pretrained, whole = read_and_describe(path, options, passed=passed)
     spoken = in_one_language(found, whole, options.language)
     checkpoint, description = spoken.checkpoint, spoken.description
     head = head_for(checkpoint, description, options)
     dictionary = find_dictionary(spoken, options.dictionary) if head == "ctc" else None
-    dtype = next(dtype for dtype in _DTYPES if dtype == options.dtype)
     given = None if options.config is None else read_config(options.config)
-    plan = make_plan(checkpoint, description, dictionary, head, dtype, given, spoken.languages)
+    plan = make_plan(checkpoint, description, dictionary, head, options.dtype, given, spoken.languages)
     if options.card:
         plan = replace(plan, files={**plan.files, "README.md": model_card(checkpoint, description, plan, pretrained)})
     provenance = make_record(
         checkpoint.archive.fingerprint,
+        options,
         head=plan.head,
-        dtype=options.dtype,
-        ema=options.ema,
-        pretrained=None if pretrained is None else pretrained.archive.fingerprint,
-        prefix=options.prefix,
         overrides=given,
         labels=spoken.labels,
         dictionary=dictionary,
         files=(*plan.files, *plan.adapters),
-        language=options.language,
     )
     return Prepared(checkpoint, description, dictionary, plan, provenance)
 

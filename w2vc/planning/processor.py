@@ -7,7 +7,7 @@ Only files that every supported transformers reads are written: ``vocab.json``, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Set
 from dataclasses import dataclass
 
 from w2vc.families.family import Head
@@ -59,23 +59,35 @@ def vocabulary(dictionary: Dictionary, labels: str | None) -> Vocabulary:
     exchanged = {"<s>": "<pad>", "<pad>": "<s>"}
     tokens: list[str] = []
     overwritten = []
+    taken = set(last)
+    numbers: dict[str, int] = {}
     for index, symbol in enumerate(dictionary.symbols):
         token = exchanged.get(symbol, symbol)
         if last[symbol] != index:
             overwritten.append(index)
-            token = _free_name(f"{token}#fairseq:overwritten", last, tokens)
+            token = _free_name(f"{token}#fairseq:overwritten", taken, numbers)
+            taken.add(token)
         tokens.append(token)
-    notes = [f"symbols {overwritten} are overwritten by later ones (#fairseq:overwrite)"] if overwritten else []
+    notes = [f"symbols {_some(overwritten)} are overwritten by later ones (#fairseq:overwrite)"] if overwritten else []
     blank, pad, eos, unk = (tokens[last[symbol]] for symbol in SPECIAL_SYMBOLS)
     joins = _joins(dictionary.symbols[len(SPECIAL_SYMBOLS) :], labels)
     return Vocabulary(tuple(tokens), blank=blank, bos=pad, eos=eos, unk=unk, joins=joins, notes=tuple(notes))
 
 
-def _free_name(wanted: str, taken: Mapping[str, int], also_taken: list[str]) -> str:
-    name, number = wanted, 2
-    while name in taken or name in also_taken:
-        name, number = f"{wanted}:{number}", number + 1
-    return name
+def _some(indices: list[int]) -> str:
+    more = f" and {len(indices) - 20} more" if len(indices) > 20 else ""
+    return f"{indices[:20]}{more}"
+
+
+def _free_name(wanted: str, taken: Set[str], numbers: dict[str, int]) -> str:
+    """Return the name, or with the next number that is free; ``numbers`` keeps where to go on, for many equal ones."""
+    if wanted not in taken:
+        return wanted
+    number = numbers.get(wanted, 2)
+    while f"{wanted}:{number}" in taken:
+        number += 1
+    numbers[wanted] = number + 1
+    return f"{wanted}:{number}"
 
 
 _JOINS_BY_LABELS = {"phn": "phonemes", "ltr": "pieces", "chr": "pieces", "char": "pieces"}

@@ -1,4 +1,4 @@
-"""What an output says of itself in its safetensors metadata: from which checkpoint and how it was made.
+"""Provenance, stored in the safetensors metadata: from which checkpoint an output was made, and with which options.
 
 ``convert`` writes it, ``batch`` resumes by it. Only contents are compared, never times or paths, and all that is
 recorded follows from checkpoint, dictionary and options, so that equal conversions stay equal byte for byte.
@@ -40,6 +40,7 @@ class Record:
         labels: the suffix of the dictionary's file that the checkpoint names; empty where it names none.
         dictionary: SHA-256 of the symbols; empty where the output has no vocabulary.
         files: the names of all files of the output but the model's weights, with blanks between them.
+        asked: the option ``head``, of which ``auto`` is one.
         pretrained: fingerprint of the pretrained checkpoint; empty where none was given.
         prefix: the option; empty where it wasn't given.
         language: the option; empty where it wasn't given.
@@ -54,6 +55,7 @@ class Record:
     labels: str
     dictionary: str
     files: str
+    asked: str = ""
     pretrained: str = ""
     prefix: str = ""
     language: str = ""
@@ -66,50 +68,59 @@ class Record:
 
 def make_record(
     fingerprint: str,
+    options: Options,
     *,
     head: str,
-    dtype: str,
-    ema: bool,
-    pretrained: str | None,
-    prefix: str | None = None,
     overrides: Mapping[str, object] | None,
     labels: str | None,
     dictionary: Dictionary | None,
     files: Iterable[str],
-    language: str | None = None,
 ) -> Record:
-    """The record of a conversion.
+    """Return the record of a conversion.
 
     Args:
         fingerprint: ``Archive.fingerprint``.
+        options: of the conversion.
         head: the plan's.
-        dtype: the option, not what it came to.
-        ema: the option.
-        pretrained: fingerprint of the pretrained checkpoint, where one was given.
-        prefix: the option.
         overrides: of the configuration, if any.
         labels: the architecture's.
         dictionary: the one that was used; None without a vocabulary.
         files: the names of the plan's files.
-        language: the option.
+
+    Raises:
+        UnreadableError: the pretrained checkpoint can't be read.
     """
     return Record(
         source_fingerprint=fingerprint,
         head=head,
-        dtype=dtype,
-        ema=_text(ema),
+        asked=options.head,
         config=_overrides(overrides),
         labels=labels or "",
         dictionary="" if dictionary is None else _symbols(dictionary),
         files=" ".join(sorted(files)),
-        pretrained=pretrained or "",
-        prefix=prefix or "",
-        language=language or "",
+        **_of_options(options),
     )
 
 
-def _text(value: bool) -> str:
-    return "true" if value else "false"
+def _of_options(options: Options) -> dict[str, str]:
+    """The parts of a record that follow from the options alone, or from files that they name."""
+    return {
+        "dtype": options.dtype,
+        "ema": "true" if options.ema else "false",
+        "pretrained": "" if options.pretrained is None else read_fingerprint(options.pretrained),
+        "prefix": options.prefix or "",
+        "language": options.language or "",
+    }
+
+
+def read_fingerprint(checkpoint: Path) -> str:
+    """Return the fingerprint of a checkpoint.
+
+    Raises:
+        UnreadableError: it can't be read.
+    """
+    with open_checkpoint(checkpoint) as file:
+        return examine(file, checkpoint).fingerprint
 
 
 def _sha256(text: str) -> str:
@@ -196,25 +207,22 @@ def is_made_from(record: Record, fingerprint: str, checkpoint: Path, options: Op
         options: of the conversion.
     """
     try:
-        config = _overrides(None if options.config is None else read_config(options.config))
-        pretrained = "" if options.pretrained is None else _fingerprint(options.pretrained)
+        expected = {
+            "converted_by": _CONVERTED_BY,
+            "source_fingerprint": fingerprint,
+            "config": _overrides(None if options.config is None else read_config(options.config)),
+            **_of_options(options),
+        }
     except (UsageError, UnreadableError):  # the conversion will say what is wrong with it
         return False
-    now = (
-        *(_CONVERTED_BY, fingerprint, options.dtype, _text(options.ema), options.card, config, pretrained),
-        options.language or "",
-        options.prefix or "",
-    )
     has_card = "README.md" in record.files.split()
-    made = (record.converted_by, record.source_fingerprint, record.dtype, record.ema)
-    then = (*made, has_card, record.config, record.pretrained, record.language, record.prefix)
-    heads = ("ctc", "pretraining") if options.head == "auto" else (options.head,)
-    return then == now and record.head in heads and _is_same_dictionary(record, checkpoint, options.dictionary)
-
-
-def _fingerprint(checkpoint: Path) -> str:
-    with open_checkpoint(checkpoint) as file:
-        return examine(file, checkpoint).fingerprint
+    written = record.asked if options.head == "auto" else record.head
+    return (
+        all(getattr(record, name) == value for name, value in expected.items())
+        and has_card == options.card
+        and written == options.head
+        and _is_same_dictionary(record, checkpoint, options.dictionary)
+    )
 
 
 def _is_same_dictionary(record: Record, checkpoint: Path, given: Path | None) -> bool:

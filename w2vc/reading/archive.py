@@ -18,7 +18,7 @@ from w2vc.errors import DamagedError, NotACheckpointError, shown
 from w2vc.reading.budget import Budget
 from w2vc.reading.kinds import KIND_BYTES, kind_of
 from w2vc.reading.legacy_container import LEGACY_MAGIC, LEGACY_MAGIC_WITHIN, read_legacy
-from w2vc.reading.opening import open_checkpoint, read_exactly
+from w2vc.reading.opening import TAKE_THE_CHECKPOINT, open_checkpoint, read_exactly
 from w2vc.reading.program import PickleProgram, read_program
 from w2vc.reading.record import Record
 from w2vc.reading.source import GET_AGAIN
@@ -66,7 +66,10 @@ def examine(file: BinaryIO, path: Path) -> Archive:
         UnsafeError: names code, or would take memory or time without bound.
     """
     try:
-        size = file.seek(0, os.SEEK_END)
+        try:
+            size = file.seek(0, os.SEEK_END)
+        except OSError as error:  # what /proc calls files needn't have an end
+            raise NotACheckpointError(f"{path}: has no size: {error.strerror}", advice=TAKE_THE_CHECKPOINT) from error
         start = read_exactly(file, path, 0, min(size, KIND_BYTES))
         if start.startswith(ZIP_START):
             return _examine_zip(file, path, size)

@@ -30,8 +30,13 @@ class Cfg:
     def keys(self, section: str) -> list[str]:
         """Return the keys of a section, none if there is no such section."""
         from omegaconf import DictConfig, OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
 
-        found = OmegaConf.select(self._cfg, section)
+        try:
+            found = OmegaConf.select(self._cfg, section)
+        except (OmegaConfBaseException, RecursionError):
+            self.problems.append(f"cfg.{section} refers to a key that isn't there or to itself")
+            return []
         return [str(key) for key in found] if isinstance(found, DictConfig) else []
 
     def value(self, path: str) -> object:

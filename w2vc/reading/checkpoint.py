@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from w2vc.errors import NotACheckpointError, UsageError, shown
 from w2vc.reading.archive import Archive, examine, open_checkpoint
+from w2vc.reading.budget import Budget
 from w2vc.reading.containers import FAIRSEQS, Contents, contents_of
 from w2vc.reading.dictionary import Dictionary, dictionary_of_symbols
 from w2vc.reading.nodes import Node, entries
@@ -164,6 +165,7 @@ class _Saved:
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
         self.path = archive.path
+        self.budget = Budget(str(archive.path))
         self.globals: Globals = archive.program.globals
         root = archive.program.root
         found = fields(root, self.globals)
@@ -248,7 +250,7 @@ class _Saved:
         if held.words == FAIRSEQS:
             return self.state_dict(self.values["model"], "model")
         what = "".join(held.keys) or "the state dict"
-        return read_state_dict(held.values, len(held.values), self.globals, self.archive.records, what, self.path)
+        return read_state_dict(held.values, len(held.values), self.globals, self.archive.records, what, self.budget)
 
     def ema_weights(self, ema_model: object) -> StateDict:
         return self.state_dict(ema_model, "extra_state['ema']")
@@ -263,7 +265,7 @@ class _Saved:
     def state_dict(self, model: object, what: str) -> StateDict:
         values = fields(model, self.globals) or {}
         keys = len(entries(model)) if type(model) is Node else 0
-        return read_state_dict(values, keys, self.globals, self.archive.records, what, self.path)
+        return read_state_dict(values, keys, self.globals, self.archive.records, what, self.budget)
 
     def config(self) -> tuple[str, dict[str, object] | None]:
         """Return the config as nested dicts; fairseq prefers ``cfg`` over ``args`` (``load_model_ensemble``)."""
@@ -295,7 +297,8 @@ class _Saved:
             parts = fields(value, self.globals) or {}
             if fields(parts.get("model"), self.globals) is not None:
                 where = f"adapter[{shown(language, 40)}]"
-                tensors = self.state_dict(parts["model"], f"{where}['model']").tensors
+                own = self.state_dict(parts["model"], f"{where}['model']").tensors
+                tensors = {name: replace(tensor, adapter=language) for name, tensor in own.items()}
                 found[language] = Adapter(tensors, self.dictionary(parts.get("task_state"), f"{where}.task_state"))
         return found
 

@@ -136,9 +136,9 @@ class _Comparison:
 
         if torch.UntypedStorage.nbytes(made) != nbytes:
             return f"a storage of {nbytes} bytes or {torch.UntypedStorage.nbytes(made)}"
-        address = torch.UntypedStorage.data_ptr(made)
-        if nbytes == 0:
+        if nbytes == 0 or made.device.type == "meta":
             return ""
+        address = torch.UntypedStorage.data_ptr(made)
         same = self._addresses.setdefault(key, address) == address and self._keys.setdefault(address, key) == key
         return "" if same else f"the storage {shown(key)} or another"
 

@@ -1,7 +1,7 @@
 """What people save a model in: fairseq's checkpoint, and what others make around a state dict.
 
-Each form is a row of ``FORMS``: where its state dict lies, and where its config, if it has one. Nothing else of a file is
-looked at. Sources: ``fairseq/checkpoint_utils.py`` (``save_checkpoint``), s3prl's ``s3prl/upstream/*/convert.py``
+Each form is a row of ``FORMS``: where its state dict lies, and where its config, if it has one. Nothing else of a file
+is looked at. Sources: ``fairseq/checkpoint_utils.py`` (``save_checkpoint``), s3prl's ``s3prl/upstream/*/convert.py``
 (``load_and_convert_fairseq_ckpt``), Lightning's ``trainer/connectors/checkpoint_connector.py`` (``dump_checkpoint``).
 """
 
@@ -42,10 +42,7 @@ FORMS: tuple[Form, ...] = (
         {"model": "model_cfg", "task": "task_cfg"},
     ),
     Form("a checkpoint of Lightning's", "state_dict", ("pytorch-lightning_version",)),
-    *(
-        Form(f"a state dict under {key!r}", key)
-        for key in ("state_dict", "model_state_dict", "model", "model_weight")
-    ),
+    *(Form(f"a state dict under {key!r}", key) for key in ("state_dict", "model_state_dict", "model", "model_weight")),
 )
 """The forms of others; the first that fits counts. What fits none may be a state dict itself."""
 
@@ -94,5 +91,5 @@ def _only_tensors(values: Mapping[str, Any], globals_: Globals) -> dict[str, Any
 
 
 def _is_group(value: object, globals_: Globals) -> bool:
-    inner = fields(value, globals_)
+    inner = fields(value, globals_) or {}
     return bool(inner) and all(map(is_tensor, inner.values()))

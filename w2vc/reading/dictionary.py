@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from w2vc.errors import DictionaryError, UsageError, shown
+from w2vc.paths import read_small_file
 from w2vc.reading.budget import LIMITS
-from w2vc.reading.opening import open_regular, read_up_to
 
 SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
 """Indices 0 to 3 of every dictionary (``Dictionary.__init__``)."""
@@ -74,7 +74,8 @@ def parse_dictionary(text: str, origin: str) -> Dictionary:
             [*problems[:_MOST_LINES_SHOWN], *more],
             advice=f"Give the dictionary that fairseq trained with: {_LINE_FORMAT}.",
         )
-    return _bounded(symbols, origin)
+    _require_size(symbols, origin)
+    return Dictionary(tuple(symbols), origin)
 
 
 def _shown(line: str) -> str:
@@ -106,8 +107,9 @@ def dictionary_of_symbols(symbols: Sequence[object] | None, origin: str) -> Dict
     Raises:
         DictionaryError: it is no list of texts, doesn't begin as fairseq's do, or is larger than any.
     """
-    texts = [symbol for symbol in symbols or () if type(symbol) is str and not _SURROGATE.search(symbol)]
-    if symbols is None or len(texts) != len(symbols):
+    texts = [symbol for symbol in symbols or () if type(symbol) is str]
+    _require_size(texts, origin)
+    if symbols is None or len(texts) != len(symbols) or any(map(_SURROGATE.search, texts)):
         raise DictionaryError(
             f"{origin} has no list of symbols, each a text in Unicode", advice="Give the dictionary with --dict."
         )
@@ -117,17 +119,18 @@ def dictionary_of_symbols(symbols: Sequence[object] | None, origin: str) -> Dict
             f"{origin} begins with {found or 'nothing'}, not with {', '.join(SPECIAL_SYMBOLS)}",
             advice="w2vc reads fairseq's own kind of dictionary only; give it with --dict if there is one.",
         )
-    return _bounded(texts, origin)
+    return Dictionary(tuple(texts), origin)
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _bounded(symbols: Sequence[str], origin: str) -> Dictionary:
-    """Return the dictionary, once it has been found to be no larger than any real one."""
+def _require_size(symbols: Sequence[str], origin: str) -> None:
+    """Raise DictionaryError where there are more symbols, or longer ones, than in any real dictionary."""
     found = {
         "symbols": len(symbols),
-        "symbol": max(map(len, symbols)),
+        "symbol": max(map(len, symbols), default=0),
+        "dictionary bytes": sum(map(len, symbols)),
         "repeated symbols": len(symbols) - len(set(symbols)),
     }
     problems = [
@@ -137,7 +140,6 @@ def _bounded(symbols: Sequence[str], origin: str) -> Dictionary:
     ]
     if problems:
         raise DictionaryError(problems, advice="Give the dictionary that fairseq trained with.")
-    return Dictionary(tuple(symbols), origin)
 
 
 def read_dictionary(path: Path) -> Dictionary:
@@ -147,18 +149,8 @@ def read_dictionary(path: Path) -> Dictionary:
         UsageError: the file can't be read.
         DictionaryError: it is not UTF-8, or not a dictionary.
     """
-    most = LIMITS["dictionary bytes"].most
-    try:
-        with open_regular(path) as file:
-            data = read_up_to(file, most + 1)
-    except OSError as error:
-        raise UsageError(
-            f"the dictionary {path} can't be read: {error.strerror}", advice="Give a dict.txt file, or its folder."
-        ) from error
-    if len(data) > most:
-        raise DictionaryError(
-            f"the dictionary {path} is larger than {most // 2**20} MiB", advice="Is it a dictionary at all?"
-        )
+    data = read_small_file(path, "dictionary", LIMITS["dictionary bytes"].most, "Give a dict.txt file, or its folder.")
+    _require_lines(data, path)
     try:
         return parse_dictionary(data.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
@@ -166,6 +158,22 @@ def read_dictionary(path: Path) -> Dictionary:
             f"the dictionary {path} is not UTF-8 (byte {error.start})",
             advice="Give a dict.txt in UTF-8, as fairseq does.",
         ) from error
+
+
+def _require_lines(data: bytes, path: Path) -> None:
+    """Raise DictionaryError where a line is longer than any, before the text is made of them: it takes more memory."""
+    line_ends = data.count(b"\n") + data.count(b"\r")
+    if line_ends > 2 * LIMITS["symbols"].most:
+        raise DictionaryError(
+            f"the dictionary {path} has {line_ends} lines, more than any with a symbol and a count in each",
+            advice="Is it a dictionary at all?",
+        )
+    longest = max(map(len, io.BytesIO(data.replace(b"\r", b"\n"))), default=0)
+    if longest > 5 * LIMITS["symbol"].most:
+        raise DictionaryError(
+            f"the dictionary {path} has a line of {longest} bytes, longer than any symbol and a count",
+            advice="Is it a dictionary at all?",
+        )
 
 
 def dictionary_file(place: Path, labels: str | None) -> Path:

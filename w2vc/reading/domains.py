@@ -78,8 +78,9 @@ def _label(value: object) -> str | None:
 
 
 def _labels(value: object) -> str | None:
-    several = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-    return _label(next(iter(value), None) if several else value)
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return _label(next(iter(value), None))
+    return _label(value)
 
 
 def _first_number(value: object) -> float | None:

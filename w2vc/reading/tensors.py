@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from w2vc.errors import DamagedError, shown
-from w2vc.reading.budget import LIMITS
+from w2vc.reading.budget import LIMITS, Budget
 from w2vc.reading.nodes import Node
 from w2vc.reading.record import Record
 from w2vc.reading.source import GET_AGAIN
 from w2vc.reading.storages import TensorUse
 from w2vc.reading.values import Globals, described, fields
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1}
 ITEM_BYTES |= {"uint8": 1, "bool": 1}
@@ -31,6 +34,9 @@ class SourceTensor:
         dtype: torch's name without ``torch.``.
         storage: the record that holds its storage.
         offset: of its first element, in bytes from the beginning of the record.
+        adapter: the language whose adapter it is in, where the file has adapters of their own (MMS).
+        index: the place of the first axis that it is, where it is a part of the file's tensor.
+        prefix: what the file has before its name.
     """
 
     name: str
@@ -39,14 +45,28 @@ class SourceTensor:
     dtype: str
     storage: Record
     offset: int
+    adapter: str = ""
+    index: int | None = None
+    prefix: str = ""
+
+    @property
+    def name_in_file(self) -> str:
+        """What its state dict calls it."""
+        return f"{self.prefix}{self.name}"
+
+    @property
+    def key(self) -> str:
+        """The name under which ``load_with_bytes`` gives the file's tensor."""
+        return f"adapter.{self.adapter}.{self.name}" if self.adapter else self.name_in_file
+
+    def of(self, loaded: Tensor) -> Tensor:
+        """Return this tensor's values out of the file's tensor."""
+        return loaded if self.index is None else loaded[self.index].reshape(self.shape)
 
     @property
     def elements(self) -> int:
         """How many elements it has."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -74,7 +94,7 @@ class SourceTensor:
     def narrowed(self, index: int) -> SourceTensor:
         """Return the part at one place of the first axis, which stays as an axis of one."""
         place = self.offset + index * self.stride[0] * ITEM_BYTES[self.dtype]
-        return replace(self, shape=(1, *self.shape[1:]), offset=place)
+        return replace(self, shape=(1, *self.shape[1:]), offset=place, index=index)
 
     def selected(self, index: int) -> SourceTensor:
         """Return the part at one place of the first axis, without that axis."""
@@ -97,7 +117,7 @@ class StateDict:
 
 
 def read_state_dict(
-    model: Mapping[str, Any], keys: int, globals_: Globals, records: Mapping[str, Record], what: str, path: Path
+    model: Mapping[str, Any], keys: int, globals_: Globals, records: Mapping[str, Record], what: str, budget: Budget
 ) -> StateDict:
     """Return a state dict's tensors.
 
@@ -107,12 +127,13 @@ def read_state_dict(
         globals_: how the pickle uses the globals that made them.
         records: the file's, by name.
         what: the state dict, for messages: ``model``.
-        path: of the file, for messages.
+        budget: of the file.
 
     Raises:
         DamagedError: something in it is no tensor, or not one that w2vc reads.
+        UnsafeError: it has more tensors than any model.
     """
-    reading = _Reading(globals_, records, f"{path}: {what}")
+    reading = _Reading(records, f"{budget.what}: {what}", budget)
     for name, value in model.items():
         inner = fields(value, globals_)
         if inner is None:
@@ -120,20 +141,20 @@ def read_state_dict(
         else:
             reading.add_group(name, inner)
     if keys != len(model):
-        reading.problems.append(f"{path}: {what} has a key that is no text: it has a name that no tensor has")
+        reading.problems.append(f"{budget.what}: {what} has a key that is no text: it has a name that no tensor has")
     if reading.problems:
         raise DamagedError(reading.problems, advice=GET_AGAIN)
     return StateDict(reading.tensors, reading.groups)
 
 
 class _Reading:
-    def __init__(self, globals_: Globals, records: Mapping[str, Record], what: str) -> None:
+    def __init__(self, records: Mapping[str, Record], what: str, budget: Budget) -> None:
         self.tensors: dict[str, SourceTensor] = {}
         self.groups: dict[str, dict[str, SourceTensor]] = {}
         self.problems: list[str] = []
-        self._globals = globals_
         self._records = records
         self._what = what
+        self._budget = budget
 
     def add_group(self, group: str, inner: Mapping[str, Any]) -> None:
         self.groups[group] = {}
@@ -143,6 +164,7 @@ class _Reading:
                 self.groups[group][name] = found
 
     def add(self, name: str, value: object) -> SourceTensor | None:
+        self._budget.charge("tensors")
         problem = _wrong_name(name) or ("is there twice" if name in self.tensors else "")
         found = problem or _tensor(name, value, self._records)
         if isinstance(found, str):

@@ -41,9 +41,15 @@ def attributes(value: object, globals_: Globals) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = {}
     for state in value.states:
-        for part in state.items if type(state) is Node and state.kind == "tuple" else (state,):
+        for part in _parts(state) or [state]:
             found |= fields(part, globals_) or {}
     return found
+
+
+def _parts(state: object) -> list[Node]:
+    """The attributes and the slots of a state that has both."""
+    is_pair = type(state) is Node and state.kind == "tuple"
+    return [part for part in state.items if type(part) is Node] if is_pair else []  # type: ignore[attr-defined]
 
 
 def _is_stand_in(use: GlobalUse) -> bool:
@@ -88,13 +94,12 @@ class _Plainer:
     def of(self, value: object, depth: int) -> object:
         if depth > LIMITS["config depth"].most:
             self._too_large()
+        self._charge("config values")
         if type(value) is str:
             return self._text(value)
-        self._charge("config values")
         return self._of_node(value, depth + 1) if type(value) is Node else value
 
     def _text(self, text: str) -> str:
-        self._charge("config values")
         self._charge("config text", len(text))
         if "${" in text:
             self._budget.require("interpolation", len(text), "an interpolation")
@@ -118,6 +123,9 @@ class _Plainer:
             return node.name
         if self._globals[node.name].kind == "torch":
             return _OF_TORCH.get(node.name, _name)(node)
+        for state in node.states:
+            held = len(state.items) if type(state) is Node else 0
+            self._charge("config attributes", held + sum(len(part.items) for part in _parts(state)))
         return self.of(_contents(node, self._globals), depth)
 
     def _dict(self, node: Node, depth: int) -> dict[str, object]:

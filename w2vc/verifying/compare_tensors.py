@@ -1,24 +1,26 @@
 """Every tensor of an output against the checkpoint: bit for bit, or by the transformation that the plan declares.
 
-Both files are read once, in bounded pieces. A tensor that differs is read again, to say where and what it holds
-instead.
+The checkpoint's tensors are those that ``torch.load`` gives, so that a mistake in where w2vc looks for them shows.
+Both sides are looked at in bounded pieces. A tensor that differs is read again, to say where and what it holds instead.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from w2vc.errors import DamagedError
 from w2vc.families.family import FirstRow, Scale
 from w2vc.planning.plan import Make, Move, Plan
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import ITEM_BYTES, Checkpoint
-from w2vc.verifying.tensor_reader import PIECE_ELEMENTS, is_damaged, read_exactly, same_bytes, source_pieces
+from w2vc.reading.opening import read_exactly
 from w2vc.verifying.verification import Finding
 from w2vc.writing.safetensors_file import DTYPE_CODES, read_header
 from w2vc.writing.writer import Watch
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+PIECE_ELEMENTS = 2**19
+"""Elements of a piece: small enough for a core's cache, large enough that system calls cost nothing."""
 
 
 @dataclass(frozen=True)
@@ -75,81 +80,123 @@ def _entry(values: dict[str, object], base: int) -> Entry:
 
 
 def compare_tensors(
-    checkpoint: Checkpoint, plan: Plan, weights: Path, found: dict[str, Entry], watch: Watch | None = None
+    checkpoint: Checkpoint,
+    sources: Mapping[str, Tensor],
+    plan: Plan,
+    weights: Path,
+    found: Mapping[str, Entry],
+    watch: Watch | None = None,
 ) -> list[Finding]:
-    """Every difference between the plan's tensors and the file's.
+    """Return every difference between the plan's tensors and the file's.
 
     Args:
-        checkpoint: where the plan's bytes come from.
+        checkpoint: whose checksums tell who is at fault.
+        sources: its tensors as ``torch.load`` gives them.
         plan: what the file should hold.
         weights: the safetensors file.
         found: what it holds (``entries``).
-        watch: told of the progress.
+        watch: progress callback: (bytes done, total bytes).
 
     Raises:
         DamagedError: a tensor differs, and the checkpoint's own checksum says that the checkpoint is at fault.
     """
-    with open_checkpoint(checkpoint.path) as source, weights.open("rb", buffering=0) as output:
-        comparison = _Comparison(checkpoint, plan, source.fileno(), output.fileno(), found)
+    with open_checkpoint(weights) as output:
+        comparison = _Comparison(checkpoint, sources, plan, output, weights, found)
         return [*comparison.findings(watch), *_extra(plan, found)]
 
 
-def _extra(plan: Plan, found: dict[str, Entry]) -> Iterator[Finding]:
+def _extra(plan: Plan, found: Mapping[str, Entry]) -> Iterator[Finding]:
     wanted = {tensor.target for tensor in plan.tensors}
     for name, entry in found.items():
         if name not in wanted:
             yield Finding("tensors", name, "no such tensor", str(entry))
 
 
+@dataclass(frozen=True)
 class _Comparison:
-    """The plan's tensors beside the file's."""
+    """The plan's tensors beside the file's; attributes as in ``compare_tensors``."""
 
-    def __init__(self, checkpoint: Checkpoint, plan: Plan, source: int, output: int, found: dict[str, Entry]) -> None:
-        self.checkpoint = checkpoint
-        self.plan = plan
-        self.source = source
-        self.output = output
-        self.found = found
+    checkpoint: Checkpoint
+    sources: Mapping[str, Tensor]
+    plan: Plan
+    output: BinaryIO
+    weights: Path
+    found: Mapping[str, Entry]
 
     def findings(self, watch: Watch | None) -> Iterator[Finding]:
         whole = sum(entry.nbytes for entry in self.found.values())
         done = 0
         for tensor in self.plan.tensors:
             entry = self.found.get(tensor.target)
-            expected = Entry(DTYPE_CODES[tensor.dtype], tensor.shape, 0, 0)
-            if entry is None:
-                yield Finding("tensors", tensor.target, f"{expected}, {_origin(tensor)}", "no such tensor")
-                continue
-            nbytes = _elements(tensor) * ITEM_BYTES[tensor.dtype]
-            if (entry.dtype, entry.shape, entry.nbytes) != (expected.dtype, expected.shape, nbytes):
-                yield Finding("tensors", tensor.target, f"{expected}, {_origin(tensor)}", str(entry))
-            elif not self._equal(tensor, entry):
-                yield self._described(tensor, entry)
-            done += entry.nbytes
+            finding = self._finding(tensor, entry)
+            if finding is not None:
+                yield finding
+            done += 0 if entry is None else entry.nbytes
             if watch is not None:
                 watch(done, whole)
 
+    def _finding(self, tensor: Move | Make, entry: Entry | None) -> Finding | None:
+        expected = f"{DTYPE_CODES[tensor.dtype]} {list(tensor.shape)}"
+        if entry is None:
+            return Finding("tensors", tensor.target, f"{expected}, {_origin(tensor)}", "no such tensor")
+        nbytes = math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
+        if (str(entry), entry.nbytes) != (expected, nbytes):
+            return Finding("tensors", tensor.target, f"{expected}, {_origin(tensor)}", str(entry))
+        unlike = self._unlike_torchs(tensor)
+        if unlike:
+            return Finding("tensors", tensor.target, _origin(tensor), unlike)
+        return None if self._equal(tensor, entry) else self._described(tensor, entry)
+
+    def _unlike_torchs(self, tensor: Move | Make) -> str:
+        """Return what torch gives in the place of the tensor that was planned with; empty where it is that one."""
+        if isinstance(tensor, Make):
+            return ""
+        found = self.sources.get(tensor.source.name)
+        if found is None:
+            return "no such tensor in what torch.load gives"
+        form = (tuple(found.shape), str(found.dtype).removeprefix("torch."))
+        if form == (tensor.source.shape, tensor.source.dtype):
+            return ""
+        return f"a tensor that torch.load gives as {form[1]} {list(form[0])}"
+
     def _equal(self, tensor: Move | Make, entry: Entry) -> bool:
-        if isinstance(tensor, Move) and _as_it_is(tensor):
-            start = tensor.source.storage.offset + tensor.source.offset
-            return same_bytes(self.source, start, self.output, entry.start, entry.nbytes)
         return all(expected == found for expected, found in self._pairs(tensor, entry))
 
-    def _pairs(self, tensor: Move | Make, entry: Entry) -> Iterator[tuple[bytes, bytearray]]:
-        place = entry.start
-        for piece in expected_pieces(self.source, tensor):
+    def _pairs(self, tensor: Move | Make, entry: Entry) -> Iterator[tuple[bytes, bytes]]:
+        start = entry.start
+        for piece in expected_pieces(self.sources, tensor):
             expected = _bytes(piece)
-            yield expected, read_exactly(self.output, place, len(expected))
-            place += len(expected)
+            yield expected, self._read(start, len(expected))
+            start += len(expected)
+
+    def _read(self, start: int, count: int) -> bytes:
+        return read_exactly(self.output, self.weights, start, count)
 
     def _described(self, tensor: Move | Make, entry: Entry) -> Finding:
-        if isinstance(tensor, Move) and is_damaged(self.source, tensor.source.storage):
+        if isinstance(tensor, Move) and self._is_damaged(self.sources[tensor.source.name]):
             raise DamagedError(
                 f"{self.checkpoint.path}: the checksum of {tensor.source.storage.name} ({tensor.source.name}) is wrong",
                 advice="Download or copy the checkpoint again and compare its checksum.",
             )
         found = f"{self._how_many(tensor, entry)}{self._held_instead(tensor, entry)}"
         return Finding("tensors", tensor.target, _origin(tensor), found)
+
+    def _is_damaged(self, source: Tensor) -> bool:
+        """Whether no record of the file has the checksum of the storage that torch gives; False without checksums.
+
+        Any record: which of them is the tensor's is what may be in doubt.
+        """
+        import torch
+
+        storage = torch.empty(0, dtype=torch.uint8).set_(source.untyped_storage())
+        records = {record.crc32 for record in self.checkpoint.archive.records.values() if record.size == len(storage)}
+        if not records or None in records:
+            return False
+        checksum = 0
+        for start in range(0, len(storage), 2**20):
+            piece: NDArray[np.uint8] = storage[start : start + 2**20].numpy()
+            checksum = zlib.crc32(piece.data, checksum)
+        return checksum not in records
 
     def _how_many(self, tensor: Move | Make, entry: Entry) -> str:
         import torch
@@ -159,7 +206,7 @@ class _Comparison:
         first = ""
         for expected, found in self._pairs(tensor, entry):
             ours = torch.frombuffer(bytearray(expected), dtype=torch.uint8).reshape(-1, ITEM_BYTES[tensor.dtype])
-            theirs = torch.frombuffer(found, dtype=torch.uint8).reshape(ours.shape)
+            theirs = torch.frombuffer(bytearray(found), dtype=torch.uint8).reshape(ours.shape)
             unequal = ours != theirs
             places = unequal.any(1).nonzero().flatten()
             if len(places) and not first:
@@ -176,7 +223,7 @@ class _Comparison:
     def _held_instead(self, tensor: Move | Make, entry: Entry) -> str:
         found = hashlib.blake2b()
         for start in range(0, entry.nbytes, 2**20):
-            found.update(read_exactly(self.output, entry.start + start, min(2**20, entry.nbytes - start)))
+            found.update(self._read(entry.start + start, min(2**20, entry.nbytes - start)))
         other = next(
             (
                 name
@@ -193,47 +240,44 @@ class _Comparison:
         checksums: dict[tuple[tuple[int, ...], str], dict[str, bytes]] = {}
         for tensor in self.plan.tensors:
             checksum = hashlib.blake2b()
-            for piece in expected_pieces(self.source, tensor):
+            for piece in expected_pieces(self.sources, tensor):
                 checksum.update(_bytes(piece))
             checksums.setdefault((tensor.shape, tensor.dtype), {})[tensor.target] = checksum.digest()
         return checksums
 
 
-def expected_pieces(source: int, tensor: Move | Make) -> Iterator[Tensor]:
-    """What a tensor of the output should hold: flat, in its dtype, a bounded number of elements at a time."""
+def expected_pieces(sources: Mapping[str, Tensor], tensor: Move | Make) -> Iterator[Tensor]:
+    """Yield what a tensor of the output should hold: flat, in its dtype, a bounded number of elements at a time."""
     import torch
 
     dtype = getattr(torch, tensor.dtype)
     if isinstance(tensor, Make):
         yield from (piece.to(dtype) for piece in _made(tensor))
         return
-    start = 0
-    for piece in source_pieces(source, tensor.source):
-        yield _edited(piece, tensor, start).to(dtype)
-        start += len(piece)
+    # A tensor whose elements don't lie one after the other is copied whole.
+    flat = sources[tensor.source.name].reshape(-1)
+    for start in range(0, len(flat), PIECE_ELEMENTS):
+        yield _edited(flat[start : start + PIECE_ELEMENTS], tensor, start).to(dtype)
 
 
 def _edited(piece: Tensor, tensor: Move, start: int) -> Tensor:
-    """Return a piece that begins at element ``start`` of the tensor as the plan's edit changes it."""
-    if isinstance(tensor.edit, Scale):
-        return piece.double() * tensor.edit.factor
-    if tensor.edit is None:
-        return piece
-    rows = tensor.shape[0] if tensor.shape else 1
-    return _with_first_row(piece, tensor.edit, _elements(tensor) // rows - start)
+    """Apply the plan's edit to a piece that begins at ``start``; in double precision, so that it is rounded once."""
+    match tensor.edit:
+        case Scale(factor):
+            return piece.double() * factor
+        case FirstRow():
+            rows = tensor.shape[0] if tensor.shape else 1
+            return _with_first_row(piece, tensor.edit, math.prod(tensor.shape) // rows - start)
+    return piece
 
 
 def _with_first_row(piece: Tensor, change: FirstRow, count: int) -> Tensor:
-    """A piece whose first ``count`` elements belong to row 0; in double precision, so that a sum is rounded once."""
+    """Change the first ``count`` elements of a piece, which belong to row 0."""
     if count <= 0:
         return piece
     changed = piece.double()
     changed[:count] = changed[:count] + change.value if change.mode == "add" else change.value
     return changed
-
-
-def _as_it_is(tensor: Move) -> bool:
-    return tensor.dtype == tensor.source.dtype and tensor.source.is_contiguous and tensor.edit is None
 
 
 def _made(tensor: Make) -> Iterator[Tensor]:
@@ -244,16 +288,22 @@ def _made(tensor: Make) -> Iterator[Tensor]:
         for row in range(tensor.shape[0]):
             yield (torch.arange(size) == row).float()
         return
-    elements = _elements(tensor)
+    value = {"zeros": 0.0, "ones": 1.0, "constant": tensor.value}[tensor.content]
+    elements = math.prod(tensor.shape)
     for start in range(0, elements, PIECE_ELEMENTS):
-        fill = {"zeros": 0.0, "ones": 1.0, "constant": tensor.value}[tensor.content]
-        yield torch.full((min(PIECE_ELEMENTS, elements - start),), fill)
+        yield torch.full((min(PIECE_ELEMENTS, elements - start),), value, dtype=torch.float64)
 
 
 def _origin(tensor: Move | Make) -> str:
     if isinstance(tensor, Make):
         return f"{tensor.content} ({tensor.reason})"
-    changed = {type(None): "", FirstRow: ", the blank weight in row 0", Scale: ", scaled"}[type(tensor.edit)]
+    match tensor.edit:
+        case FirstRow():
+            changed = ", the blank weight in row 0"
+        case Scale(factor):
+            changed = f", times {factor:.9g}"
+        case _:
+            changed = ""
     cast = "" if tensor.dtype == tensor.source.dtype else f" as {tensor.dtype}"
     return f"{tensor.source.name}{cast}{changed}"
 
@@ -263,13 +313,6 @@ def _bytes(piece: Tensor) -> bytes:
 
     values: NDArray[np.uint8] = piece.contiguous().view(torch.uint8).numpy()
     return values.tobytes()
-
-
-def _elements(tensor: Move | Make) -> int:
-    count = 1
-    for size in tensor.shape:
-        count *= size
-    return count
 
 
 def _index(flat: int, shape: tuple[int, ...]) -> list[int]:

@@ -7,45 +7,51 @@ read at all is raised.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2vc.errors import UsageError
+from w2vc.errors import DamagedError, UsageError
 from w2vc.families.interpreter import Description
-from w2vc.options import AnyPath, Options
+from w2vc.options import AnyPath, read_options
 from w2vc.planning.plan import Plan
 from w2vc.planning.preparation import prepare
-from w2vc.planning.provenance import find_record
+from w2vc.planning.provenance import Record, find_record
 from w2vc.reading.archive import open_checkpoint
-from w2vc.reading.checkpoint import Checkpoint
+from w2vc.reading.checkpoint import Checkpoint, SourceTensor, identity_of
 from w2vc.reading.dictionary import Dictionary
+from w2vc.reading.torch_reader import load_with_bytes
 from w2vc.verifying.compare_files import compare_files, read_json
 from w2vc.verifying.compare_outputs import (
+    BOUND,
     Compared,
     Pass,
-    SourceTensors,
+    Rounded,
+    about_the_epsilons,
     compare_feature_extractor,
     compare_outputs,
-    failure,
-    load_model,
     output_findings,
     passes,
-    quiet_transformers,
     reference_cfg,
     relative_error,
     written_dtypes,
 )
 from w2vc.verifying.compare_tensors import Entry, compare_tensors, entries
 from w2vc.verifying.compare_vocabulary import compare_vocabulary, greedy_transcript
+from w2vc.verifying.loading import failure, load_model, load_tokenizer
 from w2vc.verifying.probe_audio import ProbeAudio, built_in, read_recording
+from w2vc.verifying.stages import StageMap, stage_map
+from w2vc.verifying.transformers_settings import quiet_transformers
 from w2vc.verifying.verification import Finding, Stage, Transcript, Verification
 from w2vc.writing.safetensors_file import DTYPE_CODES
 from w2vc.writing.writer import WEIGHTS, Watch
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from w2vc.families.shared.reference import ReferenceOutputs
 
 
@@ -61,25 +67,26 @@ def verify(
     prefix: str | None = None,
     language: str | None = None,
     wav: AnyPath | None = None,
+    atol: float | None = None,
     watch: Watch | None = None,
 ) -> Verification:
-    """Holds a converted directory against the checkpoint that it was made from.
+    """Compare a converted directory with the checkpoint that it was made from.
 
-    Imports transformers, sets ``HF_HUB_OFFLINE`` for the process before that unless it is set, and keeps
-    transformers' messages and progress bars back until it is done.
+    Imports transformers, and keeps it offline and quiet until it is done; nothing of that stays changed.
 
     Args:
         checkpoint: the ``.pt`` file.
         output: the directory.
         dictionary: as for ``convert``.
-        head: the head that was converted with; ``auto`` takes it from the output's ``config.json``.
+        head: the head that was converted with; ``auto`` takes it from the output.
         ema: the EMA weights were converted.
         config: the ``config.json`` that was given to ``convert``, if one was.
         pretrained: as for ``convert``.
         prefix: as for ``convert``; None takes what the output says of itself.
         language: that was converted with; None takes what the output says of itself.
         wav: a recording to feed both models with instead of the built-in signal.
-        watch: called with (bytes done, bytes in all) while tensors are compared.
+        atol: the largest relative error of an output that counts as the same, instead of ``BOUND``.
+        watch: progress callback while tensors are compared: (bytes done, total bytes).
 
     Returns:
         What was compared, and every difference.
@@ -90,31 +97,40 @@ def verify(
         RefusedError: the checkpoint can't be converted, so that nothing can be right.
     """
     started = time.monotonic()
+    bound = _bound(atol)
     directory = _directory(Path(output))
     found, weights_problem = _weights(directory)
-    options = Options(
-        dictionary=None if dictionary is None else Path(dictionary),
-        head=_head(directory, found) if head == "auto" else head,
-        dtype=_dtype(found),
-        ema=ema,
-        config=None if config is None else Path(config),
-        pretrained=None if pretrained is None else Path(pretrained),
-        card=False,
-        prefix=_prefix(directory) if prefix is None else prefix,
-        language=_language(directory) if language is None else language,
+    record = _record(directory)
+    options = read_options(
+        {
+            "dictionary": dictionary,
+            "head": _head(directory, found, record) if head == "auto" else head,
+            "dtype": _dtype(found),
+            "ema": ema,
+            "config": config,
+            "pretrained": pretrained,
+            "prefix": _prefix(record) if prefix is None else prefix,
+            "language": _language(record) if language is None else language,
+            "card": False,
+        }
     )
     prepared = prepare(Path(checkpoint), options)
     read, plan, words, description = prepared.checkpoint, prepared.plan, prepared.dictionary, prepared.description
     audio = _audio(wav, description.sample_rate)
+    loaded = _loaded(read)
+    sources = _sources(loaded, read.tensors.values())
     gathered = _Gathered()
     if weights_problem is None:
-        gathered.findings += compare_tensors(read, plan, directory / WEIGHTS, found, watch)
+        gathered.findings += compare_tensors(read, sources, plan, directory / WEIGHTS, found, watch)
     elif (directory / WEIGHTS).exists():
         gathered.findings.append(Finding("tensors", WEIGHTS, "a whole safetensors file", weights_problem))
     for name, exchanged in plan.adapters.items():
-        gathered.findings += _compare_weights(read, replace(plan, tensors=exchanged), directory / name)
+        gathered.findings += _compare_weights(read, loaded, replace(plan, tensors=exchanged), directory / name)
     gathered.findings += compare_files(plan, directory)
-    _compare_with_transformers(_Case(read, plan, words, description, directory, audio), gathered)
+    stages = stage_map(description, plan)
+    case = _Case(read, sources, plan, words, description, directory, audio, stages, bound)
+    if not _is_of_another(case, record, gathered):
+        _compare_with_transformers(case, gathered)
     return Verification(
         checkpoint=read.path,
         output=directory,
@@ -140,11 +156,14 @@ class _Case:
     """What is compared with what."""
 
     checkpoint: Checkpoint
+    sources: Mapping[str, Tensor]
     plan: Plan
     dictionary: Dictionary | None
     description: Description
     output: Path
     audio: ProbeAudio
+    stages: StageMap
+    bound: float
 
 
 @dataclass
@@ -159,11 +178,58 @@ class _Gathered:
 
 
 # ---------------------------------------------------------------------------------------------------------------
+# The checkpoint's side
+
+
+def _sources(loaded: Mapping[str, Tensor], tensors: Iterable[SourceTensor]) -> dict[str, Tensor]:
+    """Return the values of some tensors by fairseq's name, those of one language out of several included."""
+    return {tensor.name: tensor.of(loaded[tensor.key]) for tensor in tensors if tensor.key in loaded}
+
+
+def _compare_weights(checkpoint: Checkpoint, loaded: Mapping[str, Tensor], plan: Plan, path: Path) -> list[Finding]:
+    if not path.exists():
+        return []  # which compare_files tells of
+    try:
+        found = entries(path)
+    except ValueError as error:
+        return [Finding("tensors", path.name, "a whole safetensors file", str(error))]
+    sources = _sources(loaded, (move.source for move in plan.moves))
+    findings = compare_tensors(checkpoint, sources, plan, path, found)
+    return [replace(finding, where=f"{path.name}: {finding.where}") for finding in findings]
+
+
+def _language(record: Record | None) -> str | None:
+    return None if record is None else record.language or None
+
+
+def _prefix(record: Record | None) -> str | None:
+    return None if record is None else record.prefix or None
+
+
+def _loaded(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the tensors as ``torch.load`` gives them, of the very file that was described and planned."""
+    with open_checkpoint(checkpoint.path) as file:
+        if identity_of(file.fileno()) != checkpoint.identity:
+            raise DamagedError(
+                f"{checkpoint.path} changed while it was read", advice="Wait until it has been written, run again."
+            )
+        return load_with_bytes(file, checkpoint.archive, checkpoint.keys)
+
+
+# ---------------------------------------------------------------------------------------------------------------
 # How the output was converted
 
 
 _ENCODER_ALONE = "encoder.layer_norm.weight"
 _CTC_HEAD = "lm_head.weight"
+
+
+def _bound(atol: float | None) -> float:
+    if atol is None:
+        return BOUND
+    if not 0 < atol < math.inf:
+        raise UsageError(f"--atol is {atol}", advice=f"Give a positive number; without it, it is {BOUND:.0e}.")
+    return atol
 
 
 def _directory(output: Path) -> Path:
@@ -180,29 +246,32 @@ def _weights(output: Path) -> tuple[dict[str, Entry], str | None]:
         return {}, str(error)
 
 
-def _compare_weights(checkpoint: Checkpoint, plan: Plan, path: Path) -> list[Finding]:
-    if not path.exists():
-        return []  # which compare_files tells of
-    try:
-        found = entries(path)
-    except ValueError as error:
-        return [Finding("tensors", path.name, "a whole safetensors file", str(error))]
-    findings = compare_tensors(checkpoint, plan, path, found)
-    return [replace(finding, where=f"{path.name}: {finding.where}") for finding in findings]
-
-
-def _language(output: Path) -> str | None:
+def _record(output: Path) -> Record | None:
+    """Return what the output says about its source; None where it says nothing."""
     found = find_record(output)
-    return None if found is None else found.record.language or None
+    return None if found is None else found.record
 
 
-def _prefix(output: Path) -> str | None:
-    found = find_record(output)
-    return None if found is None else found.record.prefix or None
+def _is_of_another(case: _Case, record: Record | None, gathered: _Gathered) -> bool:
+    """Return whether the output was made from another checkpoint; then that is the only thing to say."""
+    ours = case.checkpoint.archive.fingerprint
+    if record is None or record.source_fingerprint == ours:
+        return False
+    theirs = f"another checkpoint (fingerprint {record.source_fingerprint[:12]}, not {ours[:12]})"
+    if not gathered.findings:
+        gathered.notes.append(f"it says that it was made from {theirs}, which holds the same model")
+        return False
+    gathered.findings = [Finding("source", str(case.output), "an output of this checkpoint", f"one of {theirs}")]
+    return True
 
 
-def _head(output: Path, found: Mapping[str, Entry]) -> str:
-    """``none`` for an encoder alone, else the checkpoint's own: the tensors tell, without them the config."""
+def _head(output: Path, found: Mapping[str, Entry], record: Record | None) -> str:
+    """Return the head that was written: ``none`` for an encoder alone, else the checkpoint's own.
+
+    The tensors tell, without them the config; which further tensors were kept, only the record does.
+    """
+    if record is not None and record.head == "projection":
+        return record.head
     if found:
         # A model with a head has its encoder's tensors below a prefix.
         return "none" if _ENCODER_ALONE in found else "ctc" if _CTC_HEAD in found else "auto"
@@ -233,7 +302,7 @@ def _audio(wav: AnyPath | None, sample_rate: int) -> ProbeAudio:
 def _compare_with_transformers(case: _Case, gathered: _Gathered) -> None:
     with quiet_transformers() as transformers:
         _compare_feature_extractor(transformers, case, gathered)
-        model, findings = load_model(transformers, case.plan, case.output)
+        model, findings = load_model(transformers, case.plan, case.output, case.stages.beside_the_class)
         gathered.findings += findings
         pad_token_id = None if model is None else model.config.pad_token_id
         compared = None if model is None else _compare_outputs(model, case, gathered)
@@ -244,21 +313,22 @@ def _compare_with_transformers(case: _Case, gathered: _Gathered) -> None:
 def _compare_feature_extractor(transformers: Any, case: _Case, gathered: _Gathered) -> None:
     try:
         extractor = transformers.AutoFeatureExtractor.from_pretrained(case.output, local_files_only=True)
-        stage = compare_feature_extractor(extractor, case.audio, case.description)
+        stage = compare_feature_extractor(extractor, case.audio, case.description, case.bound)
     except Exception as error:  # whatever a changed directory leads transformers to
         gathered.findings.append(failure("loading", "AutoFeatureExtractor", "a feature extractor", error))
         return
     gathered.input_values = stage
     gathered.findings += output_findings((stage,))
+    if stage.same and stage.error > case.bound:
+        gathered.notes.append(about_the_epsilons(case.audio))
 
 
 def _compare_outputs(model: Any, case: _Case, gathered: _Gathered) -> Compared | None:
     runs = passes(case.audio, normalize=case.description.normalize)
-    with open_checkpoint(case.checkpoint.path) as file:
-        reference = _reference(file.fileno(), case, written_dtypes(case.plan))
-        if not case.plan.is_exact:
-            gathered.notes.append(_rounding(reference, _reference(file.fileno(), case, {}), runs[0], case.plan))
-        compared = compare_outputs(model, reference, runs, case.plan)
+    reference = _reference(case, written_dtypes(case.plan))
+    if not case.plan.is_exact:
+        gathered.notes.append(_rounding(reference, _reference(case, {}), runs[0], case.plan))
+    compared = compare_outputs(model, reference, runs, case.plan, case.stages, case.bound)
     if isinstance(compared, Finding):
         gathered.findings.append(compared)
         return None
@@ -267,21 +337,26 @@ def _compare_outputs(model: Any, case: _Case, gathered: _Gathered) -> Compared |
     if compared.near_ties:
         gathered.notes.append(
             f"in {compared.near_ties} frames two codebook entries are equally likely but for rounding; "
-            "they are left out of projected_quantized_states"
+            f"they are left out of {case.stages.quantized}"
+        )
+    if case.stages.frame_mask == "fairseq":
+        gathered.notes.append(
+            "in the padded batch, transformers is given the mask of frames that fairseq uses: its own, from the "
+            "lengths, leaves out up to two frames more"
         )
     return compared
 
 
-def _reference(file: int, case: _Case, dtypes: Mapping[str, str]) -> Callable[[Pass], ReferenceOutputs]:
-    tensors = SourceTensors(file, case.checkpoint.tensors, dtypes)
-    cfg = reference_cfg(case.checkpoint, case.description)
+def _reference(case: _Case, dtypes: Mapping[str, str]) -> Callable[[Pass], ReferenceOutputs]:
+    tensors = Rounded(case.sources, dtypes)
+    cfg = reference_cfg(case.checkpoint, case.description, case.stages.model_name)
     return lambda run: case.description.family.reference(tensors, cfg, run.input_values, run.padding_mask)
 
 
 def _rounding(
     rounded: Callable[[Pass], ReferenceOutputs], whole: Callable[[Pass], ReferenceOutputs], run: Pass, plan: Plan
 ) -> str:
-    """What the weights' rounding costs, which is not what is verified but what its reader wants to know."""
+    """Say what the weights' rounding costs, which is not what is verified but what a reader wants to know."""
     cost = relative_error(rounded(run).encoder_out, whole(run).encoder_out)
     return (
         f"the stages are compared with the weights rounded to {plan.dtype} on both sides; the rounding itself changes "
@@ -296,9 +371,8 @@ def _compare_vocabulary(
     if words is None or vocabulary is None or rows is None:
         return
     try:
-        tokenizer = transformers.AutoProcessor.from_pretrained(
-            case.output, local_files_only=True, trust_remote_code=False
-        ).tokenizer
+        tokenizer, note = load_tokenizer(transformers, case.plan, case.output)
+        gathered.notes += [] if note is None else [note]
         gathered.findings += compare_vocabulary(words, rows, tokenizer, pad_token_id)
         for ids, found in compared.ids if compared is not None else ():
             transcript = Transcript(greedy_transcript(ids, words, vocabulary), tokenizer.decode(found))

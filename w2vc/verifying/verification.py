@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from w2vc.errors import DifferenceError
 
-_MOST_LINES = 20
+# Of each part's differences; the rest is counted.
+_MOST_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class Finding:
     """One difference.
 
     Attributes:
-        part: which comparison found it: ``tensors``, ``files``, ``loading``, ``outputs`` or ``vocabulary``.
+        part: which comparison found it: ``source``, ``tensors``, ``files``, ``loading``, ``outputs`` or
+            ``vocabulary``.
         where: the tensor, file and key, stage or symbol.
         expected, found: both sides, in words.
     """
@@ -127,9 +130,10 @@ class Verification:
         )
 
     def _different(self) -> str:
-        count = len(self.findings)
         first = self.findings[0]
-        parts = [f"DIFFERENT: {count} difference{'s' if count > 1 else ''}, first in {first.part}: {first.where}"]
+        if first.part == "source":
+            return f"DIFFERENT: {first.where} is {first.found}"
+        parts = [f"DIFFERENT: {_counted(self.findings)}, first in {first.part}: {first.where}"]
         if self.differs_from is not None:
             parts.append(f"outputs differ from {self.differs_from} on")
         elif self.stages:
@@ -137,16 +141,22 @@ class Verification:
         return "; ".join(parts)
 
     def raise_if_different(self) -> None:
-        """Does nothing if everything is the same.
+        """Raise if anything differs; the differences themselves are in ``findings``.
 
         Raises:
-            DifferenceError: with every finding.
+            DifferenceError: with how many there are of each part.
         """
-        if not self.same:
+        if self.same:
+            return
+        if self.findings[0].part == "source":
             raise DifferenceError(
-                [str(finding) for finding in self.findings],
-                advice=f"Don't use {self.output}: convert the checkpoint again, with --force.",
+                f"{self.output} was made from another checkpoint than {self.checkpoint}",
+                advice="Give the checkpoint that it was made from, or the directory that was made from this one.",
             )
+        raise DifferenceError(
+            f"{self.output} isn't what {self.checkpoint} converts to: {_counted(self.findings)}",
+            advice="Don't use it: convert the checkpoint again, with --force.",
+        )
 
     def values(self) -> dict[str, object]:
         """For ``--json``."""
@@ -176,23 +186,49 @@ class Verification:
         }
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """For people: pairs of a heading and a text."""
+        """Yield what people read: pairs of a heading and a text."""
         yield "Verdict", self.verdict
-        for finding in self.findings[:_MOST_LINES]:
-            yield "Different", str(finding)
-        if len(self.findings) > _MOST_LINES:
-            yield "Different", f"and {len(self.findings) - _MOST_LINES} more (--json lists all)"
+        if self.findings and self.findings[0].part == "source":
+            return
+        for text in _grouped(self.findings):
+            yield "Different", text
         yield "Tensors", f"{self.tensors} compared, {self.tensor_bytes:,} bytes"
         yield "Audio", self.audio
-        for stage in (*([] if self.input_values is None else [self.input_values]), *self.stages):
-            mark = "" if stage.same else "  <- different"
-            yield "Stage", f"{stage.name:<28}{stage.error:9.1e}  (bound {stage.bound:.1e}){mark}"
+        if self.stages:
+            yield "Stages", f"{'':<{_NAME_WIDTH}}{'error':>9}{'bound':>9}"
+        for stage in self.stages:
+            yield "", f"{stage.name:<{_NAME_WIDTH}}{stage.error:9.1e}{stage.bound:9.1e}  {_MARKS[stage.same]}"
         for transcript in self.transcripts:
             beside = "" if transcript.found == transcript.expected else f", transformers: {transcript.found!r}"
             yield "Transcript", f"{transcript.expected!r}{beside}"
         for note in self.notes:
             yield "Note", note
         yield "Took", f"{self.seconds:.1f} s"
+
+
+_NAME_WIDTH = 28
+_MARKS = {True: "✓", False: "✗ different"}
+
+
+def _counted(findings: tuple[Finding, ...]) -> str:
+    """Return how many differences there are, and of which parts: ``3 differences (2 tensors, 1 outputs)``."""
+    count = len(findings)
+    parts = Counter(finding.part for finding in findings)
+    listed = ", ".join(f"{number} in {part}" for part, number in parts.items())
+    return f"{count} difference{'s' if count > 1 else ''} ({listed})"
+
+
+def _grouped(findings: tuple[Finding, ...]) -> Iterator[str]:
+    """Yield the differences part by part, a few of each, without those that say again what another one said."""
+    tensors = {finding.where for finding in findings if finding.part == "tensors"}
+    groups: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if finding.part != "loading" or not tensors.issuperset(finding.found.split(", ")):
+            groups.setdefault(finding.part, []).append(finding)
+    for part, group in groups.items():
+        yield from map(str, group[:_MOST_SHOWN])
+        if len(group) > _MOST_SHOWN:
+            yield f"{part}: and {len(group) - _MOST_SHOWN} more (--json lists all)"
 
 
 def _stage_values(stage: Stage) -> dict[str, object]:

@@ -6,7 +6,6 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from w2vc.errors import DamagedError
@@ -114,10 +113,24 @@ def written_back_meanwhile(target: int, size: int) -> Iterator[None]:
         while not done.wait(part):
             os.fdatasync(target)
 
-    with ThreadPoolExecutor(1, "write back") as threads:
-        writing = threads.submit(write_back)
+    failures: list[OSError] = []
+
+    def write_back_and_note() -> None:
         try:
-            yield
-        finally:
-            done.set()
-        writing.result()
+            write_back()
+        except OSError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=write_back_and_note, name="write back", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no thread is to be had: all of it is written at the end
+        yield
+        return
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    if failures:
+        raise failures[0]

@@ -10,99 +10,169 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
-import shutil
 import signal
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from w2vc.errors import OutputError, OutputExistsError, OutputWriteError
+from w2vc.paths import absolute
 from w2vc.writing.interrupts import interrupts_kept
+from w2vc.writing.ownership import held, mark, not_ours, remove_ours, unmark
 
-WRITTEN_FILES = frozenset(
-    {
-        *("README.md", "config.json", "model.safetensors", "preprocessor_config.json"),
-        *("tokenizer_config.json", "vocab.json"),
-    }
-)
-"""All that w2vc ever writes into an output; ``--force`` replaces a directory only if it holds nothing else."""
-
-_PLACE = "Give an output in a directory that you may write to, with enough free space."
+_PLACE = "Give an output in a folder that you may write to, with enough free space."
+_ANOTHER = "Give another OUTPUT, or move it away."
+_FORCE_ONLY = "--force replaces earlier conversions only: give another OUTPUT, or move it away."
 
 
-def check_free(output: Path, *, force: bool) -> None:
-    """Refuses a place that is taken, before any work is done.
+def check_free(output: Path, *, force: bool, protected: Iterable[Path] = ()) -> None:
+    """Refuse a place that is taken, before any work is done.
 
     An empty directory counts as free: nothing is lost when it is replaced.
 
+    Args:
+        output: the place.
+        force: an earlier conversion may be replaced.
+        protected: files that the conversion reads, which are never replaced.
+
     Raises:
-        OutputExistsError: something is there, or with ``force`` something that w2vc didn't write.
-        OutputWriteError: the parent is no directory.
+        OutputExistsError: something is there, or with ``force`` something that w2vc didn't write or that is protected.
+        OutputWriteError: nothing can be made there.
     """
-    if not os.path.lexists(output):
-        return
-    if output.is_symlink() or not output.is_dir():
-        raise OutputExistsError(f"{output} exists and is no directory", advice="Give another OUTPUT, or move it away.")
+    _check_unicode(output)
     with _as_output_error(output):
-        is_empty, strangers = not any(output.iterdir()), _strangers(output)
-    if not is_empty and not force:
+        mode = _mode(output)
+        if mode is None:
+            _check_parent(output)
+            return
+        if stat.S_ISLNK(mode):
+            raise _is_a_link(output)
+        if not stat.S_ISDIR(mode):
+            raise OutputExistsError(f"{output} exists and is no directory.", advice=_ANOTHER)
+        _check_directory(output, force=force, protected=protected)
+
+
+def _check_unicode(output: Path) -> None:
+    try:
+        str(output).encode()
+    except UnicodeEncodeError:
+        raise OutputWriteError(
+            f"{output} can't be written: its name is not UTF-8, and safetensors opens no such file.",
+            advice="Give an output whose whole path is UTF-8.",
+        ) from None
+
+
+def _mode(path: Path) -> int | None:
+    """What kind of thing bears a name; None if nothing does."""
+    try:
+        return path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _check_parent(output: Path) -> None:
+    """Raise if the nearest folder above that exists is none, or may not be written to."""
+    above = next((place for place in output.parents if _mode(place) is not None), output)
+    if not above.is_dir():
+        raise OutputWriteError(f"{output} would lie below {above}, which is no directory.", advice=_PLACE)
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"{above} may not be written to")
+    if len(os.fsencode(output.name)) > os.pathconf(above, "PC_NAME_MAX"):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+
+def _is_a_link(output: Path) -> OutputExistsError:
+    target = Path(os.path.realpath(output))
+    what = "the directory" if target.is_dir() else "the file" if target.exists() else "something that isn't there:"
+    return OutputExistsError(
+        f"{output} is a link to {what} {target}, and links are never replaced.",
+        advice=f"Give the directory itself: {target}." if target.is_dir() else _ANOTHER,
+    )
+
+
+def _check_directory(output: Path, *, force: bool, protected: Iterable[Path]) -> None:
+    if _is_current(output):
         raise OutputExistsError(
-            f"{output} exists and is not empty",
-            advice="Give another OUTPUT, or replace an earlier conversion with --force.",
+            f"OUTPUT is the current folder, {output}, which a complete one would take the place of.",
+            advice=f"Give a directory inside it, such as model, or change to {output.parent} and give {output.name!r}.",
         )
-    if strangers:
+    if not any(output.iterdir()):
+        return
+    reason = not_ours(output)
+    if reason is not None:
         raise OutputExistsError(
-            f"{output} holds files that w2vc didn't write: {', '.join(strangers[:5])}",
-            advice="--force replaces earlier conversions only: give another OUTPUT, or move those files away.",
+            f"{reason}." if force else f"{output} exists and is not empty.", advice=_FORCE_ONLY if force else _ANOTHER
+        )
+    if not force:
+        raise OutputExistsError(
+            f"{output} holds an earlier conversion.", advice="Give another OUTPUT, or replace it with --force."
+        )
+    lost = held(output, protected)
+    if lost is not None:
+        raise OutputExistsError(
+            f"{lost} is read for this conversion and would be lost with {output}.",
+            advice="Give another OUTPUT, or move the file out of it.",
         )
 
 
-def _strangers(output: Path) -> list[str]:
-    """The names of what w2vc didn't write."""
-    return sorted({path.name for path in output.iterdir()} - WRITTEN_FILES)
+def _is_current(output: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return output.samefile(os.curdir)
+    return False
 
+
+# ---------------------------------------------------------------------------------------------------------------
+# Building
 
 _building: set[Path] = set()
+_parents: set[Path] = set()
 
 
 def abandon() -> None:
-    """Removes what this process is building, at whatever point it is: for one that ends at once."""
+    """Remove what this process is building, at whatever point it is: for one that ends at once."""
     for building in tuple(_building):
-        shutil.rmtree(building, ignore_errors=True)
+        remove_ours(building)
+    _remove_empty(tuple(_parents))
 
 
 @contextlib.contextmanager
-def output_directory(output: Path, *, force: bool) -> Iterator[Path]:
-    """Gives a directory to build in; at the end of the block it becomes ``output``, or with an exception disappears.
+def output_directory(output: Path, *, force: bool, protected: Sequence[Path] = ()) -> Iterator[Path]:
+    """Give a directory to build in; at the end of the block it becomes ``output``, or with an exception disappears.
+
+    Args:
+        output: the place.
+        force: replace an earlier conversion.
+        protected: files that are never replaced or removed.
 
     Raises:
         OutputError: the place is taken, by now or before; or it can't be written.
     """
-    output = Path(os.path.abspath(output))  # noqa: PTH100 - Path.resolve would follow a link that stands at the end
-    check_free(output, force=force)
-    with _as_output_error(output):
-        _make_parent(output)
-        _clear_leftovers(output)
-    building = output.parent / f".{output.name[:100]}.w2vc-{secrets.token_hex(6)}"
-    _building.add(building)
+    output = absolute(output)
+    check_free(output, force=force, protected=protected)
+    made: list[Path] = []
     try:
         with _as_output_error(output):
-            lock = _make_locked(building)
+            building, lock = _make_building(output, made, protected)
         try:
             with _as_output_error(output):
                 yield building
                 for path in building.iterdir():
                     sync(path)
+                unmark(building)
                 sync(building)
-                _put_in_place(building, output, force=force)
+                _put_in_place(building, output, force=force, protected=protected)
                 sync(output.parent)
         finally:
+            # After the rename this is what stood at the place before, if anything did.
+            remove_ours(building, protected)
+            _building.discard(building)
             os.close(lock)
     finally:
-        # After the rename this is what stood at the place before, if anything did.
-        shutil.rmtree(building, ignore_errors=True)
-        _building.discard(building)
+        _remove_empty(made)
+        _parents.difference_update(made)
 
 
 @contextlib.contextmanager
@@ -114,58 +184,105 @@ def _as_output_error(output: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
             raise OutputExistsError(
-                f"{output} was made by something else in the meantime", advice="Look at what is there, then run again."
+                f"{output} was made by something else in the meantime.", advice="Look at what is there, then run again."
             ) from error
         if error.errno == errno.EBUSY:
             raise OutputWriteError(
-                f"{output} is a mount point, which no directory can take the place of",
+                f"{output} is a mount point, which no directory can take the place of.",
                 advice=f"Give a directory inside it: {output / 'model'}.",
             ) from error
-        raise OutputWriteError(f"{output} can't be written: {error.strerror}", advice=_PLACE) from error
+        raise OutputWriteError(f"{output} can't be written: {error.strerror}.", advice=_PLACE) from error
 
 
-def _make_parent(output: Path) -> None:
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise OutputWriteError(f"{output} would lie below something that is no directory", advice=_PLACE) from error
+_ATTEMPTS = 10
+
+
+def _make_building(output: Path, made: list[Path], protected: Sequence[Path]) -> tuple[Path, int]:
+    """Make the hidden directory and the folders above it; return it and its lock's descriptor."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            _make_parents(output.parent, made)
+            _clear_leftovers(output, protected)
+            building = output.parent / f"{_hidden_prefix(output.name)}{secrets.token_hex(6)}"
+            _building.add(building)
+            return building, _make_locked(building)
+        except FileNotFoundError:
+            # Another conversion that came to nothing has taken the folder away that it had made.
+            _building.discard(building)
+            if attempt == _ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _make_parents(folder: Path, made: list[Path]) -> None:
+    """Make the folders that are missing; note those that were, the outermost first."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for place in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            place.mkdir()
+            made.append(place)
+            _parents.add(place)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those of some folders that hold nothing, the innermost first."""
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+_LONGEST_VISIBLE = 100
+
+
+def _hidden_prefix(name: str) -> str:
+    """How the hidden directories for an output begin: with its name, or with as much of it as leaves room."""
+    shown = name
+    while len(os.fsencode(shown)) > _LONGEST_VISIBLE:
+        shown = shown[:-1]
+    if shown != name:
+        shown += "~" + hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    return f".{shown}.w2vc-"
 
 
 def _make_locked(building: Path) -> int:
-    """Makes the directory; until it is locked, another conversion may take it for a leftover and clear it away."""
+    """Make the directory; until it is locked, another conversion may take it for a leftover and clear it away."""
     while True:
         building.mkdir()
         with contextlib.suppress(FileNotFoundError):
             directory = os.open(building, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             with contextlib.suppress(OSError):  # some network file systems have no locks; then leftovers stay
                 fcntl.flock(directory, fcntl.LOCK_EX)
-            if building.exists():
+            with contextlib.suppress(FileNotFoundError):
+                mark(building)
                 return directory
             os.close(directory)
 
 
-def _clear_leftovers(output: Path) -> None:
-    """Removes what killed conversions to the same output left behind: siblings that nobody holds the lock of."""
-    for leftover in output.parent.glob(f".{_literal(output.name[:100])}.w2vc-" + "[0-9a-f]" * 12):
+def _clear_leftovers(output: Path, protected: Sequence[Path]) -> None:
+    """Remove what killed conversions to the same output left behind: siblings that nobody holds the lock of."""
+    prefix = _hidden_prefix(output.name)
+    for name in [path.name for path in output.parent.iterdir()]:
+        number = name.removeprefix(prefix)
+        if name == number or len(number) != 12 or set(number) - set("0123456789abcdef"):
+            continue
+        leftover = output.parent / name
         with contextlib.suppress(OSError):
             directory = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not _strangers(leftover):
-                    shutil.rmtree(leftover, ignore_errors=True)
+                remove_ours(leftover, protected)
             finally:
                 os.close(directory)
 
 
-def _literal(name: str) -> str:
-    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
-
-
 def sync(path: Path) -> None:
-    """Has a file or directory on the disk.
+    """Wait until a file or directory is on the disk.
 
     Raises:
-        OSError: something of it can't be written, which nobody else is told of any more.
+        OSError: something of it can't be written; the kernel reports that only once.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -174,23 +291,21 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-_ATTEMPTS = 10
-
-
-def _put_in_place(building: Path, output: Path, *, force: bool) -> None:
-    """Renames; with force both change places in one step where an earlier output stands: one of them is always there.
+def _put_in_place(building: Path, output: Path, *, force: bool, protected: Sequence[Path]) -> None:
+    """Rename; with force both change places in one step where an earlier output is: one of them is always there.
 
     Another conversion to the same output may come in between. A rename takes the place of nothing but an empty
-    directory, so that it fails then, and it is decided anew what is to be done.
+    directory, so that it fails then, and we decide again.
     """
     for attempt in range(1, _ATTEMPTS + 1):
-        check_free(output, force=force)
+        check_free(output, force=force, protected=protected)
         try:
             if force and output.is_dir() and any(output.iterdir()):
-                _exchange(building, output)
-                if not _strangers(building):
-                    return
-                _exchange(building, output)  # somebody put a file there; looking again tells of it
+                with _interrupts_delayed():
+                    _exchange(building, output)
+                    if not_ours(building) is None:
+                        return
+                    _exchange(building, output)  # somebody put a file there; looking again tells of it
             else:
                 building.rename(output)
                 return
@@ -198,6 +313,18 @@ def _put_in_place(building: Path, output: Path, *, force: bool) -> None:
             if error.errno not in _CAME_IN_BETWEEN or attempt == _ATTEMPTS:
                 raise
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+@contextlib.contextmanager
+def _interrupts_delayed() -> Iterator[None]:
+    """Let the block come to its end before Ctrl-C or SIGTERM is acted on."""
+    interrupts: list[int] = []
+    try:
+        with interrupts_kept() as interrupts:
+            yield
+    finally:
+        if interrupts:
+            signal.raise_signal(interrupts[0])
 
 
 _CAME_IN_BETWEEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)
@@ -208,7 +335,7 @@ _RENAME_EXCHANGE = 2
 
 
 def _exchange(building: Path, output: Path) -> None:
-    """Has two directories change places."""
+    """Let two directories change places."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is not None:
         paths = os.fsencode(building), os.fsencode(output)
@@ -218,7 +345,7 @@ def _exchange(building: Path, output: Path) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     # A file system that can't: for a moment nothing stands there.
     aside = building.with_name(building.name[:-12] + secrets.token_hex(6))
-    with interrupts_kept() as interrupts:
+    with _interrupts_delayed():
         output.rename(aside)
         try:
             building.rename(output)
@@ -227,5 +354,3 @@ def _exchange(building: Path, output: Path) -> None:
                 aside.rename(output)
             raise
         aside.rename(building)
-    if interrupts:
-        signal.raise_signal(interrupts[0])

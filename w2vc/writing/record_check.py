@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import BinaryIO
 
 from w2vc.errors import DamagedError
@@ -68,8 +69,10 @@ class RecordCheck:
         self._source = os.dup(file.fileno())
         for tensor in archive.program.model_tensors:
             self._add(archive.records[f"data/{tensor.storage.key}"], tensor.dtype)
-        self._thread = threading.Thread(target=self.work, name="checksums", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self.work, name="checksums", daemon=True)
+        with suppress(RuntimeError):  # no thread is to be had: finish() does all of it
+            thread.start()
+            self._thread = thread
 
     def finish(self, source: int, checkpoint: Checkpoint, plan: Plan) -> tuple[Mapping[str, int], int]:
         """Looks at what is left of the plan's records, on this thread too.

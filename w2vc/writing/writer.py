@@ -7,8 +7,7 @@ values looked at; transformers' own classes, slow to import, load meanwhile.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from w2vc.planning.provenance import WEIGHTS as WEIGHTS
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import Checkpoint, SourceTensor, identity_of
 from w2vc.writing.acceptance import accept, load_classes
+from w2vc.writing.background import Background
 from w2vc.writing.kernel_copy import copy_range, reserve, write_at, written_back_meanwhile
 from w2vc.writing.output_directory import output_directory, sync
 from w2vc.writing.record_check import RecordCheck
@@ -60,6 +60,7 @@ def write(
     check: RecordCheck,
     metadata: Mapping[str, str],
     force: bool = False,
+    protected: Sequence[Path] = (),
     watch: Watch | None = None,
 ) -> Written:
     """Writes the directory that the plan describes.
@@ -71,6 +72,7 @@ def write(
         check: of the checkpoint's records, begun or not.
         metadata: for the safetensors file.
         force: replace an earlier conversion.
+        protected: files that are never replaced or removed.
         watch: told of the progress.
 
     Raises:
@@ -79,7 +81,8 @@ def write(
         InconsistentError: tensors that have to be equal aren't.
     """
     places = {name: _layout(tensors, metadata) for name, tensors in plan.weights.items()}
-    with output_directory(output, force=force) as building, ThreadPoolExecutor(2) as threads:
+    placed = output_directory(output, force=force, protected=protected)
+    with placed as building, Background() as threads:
         classes = threads.submit(load_classes, plan.config_class, with_tokenizer=plan.vocabulary is not None)
         with open_checkpoint(checkpoint.path) as file, _unchanged(file.fileno(), checkpoint):
             done = _Done(sum(place.size for place in places.values()), watch)

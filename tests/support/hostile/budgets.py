@@ -194,7 +194,7 @@ def dict_that_is_the_state_of_many_stand_ins() -> bytes:
     return ZIP.with_item(a_list(long, *[a_call("fork", "Meter") + _GET + b"b"] * 3_000))
 
 
-@hostile("bombs", 3, "would build|copies|reference")
+@hostile("bombs", 3, "would build|copies|reference|sets the state")
 def dict_that_is_the_state_of_one_stand_in_often() -> bytes:
     long = b"}(" + numbers(50_000, b"N").opcodes + b"u" + _PUT
     return ZIP.with_item(a_list(long, a_call("fork", "Meter") + (_GET + b"b") * 20_000))
@@ -308,7 +308,7 @@ def every_key_at_the_end_of_a_long_row_of_interpolations() -> bytes:
     return changed_cfg(change)
 
 
-@hostile("bombs", _TOO_MUCH, "normalize")
+@hostile("bombs", _TOO_MUCH, "normalize|larger than")
 def interpolation_of_a_section_with_forty_thousand_keys() -> bytes:
     def change(cfg: dict[Any, Any]) -> None:
         cfg["bpe"] = {numbers(40_000, b"N"): Raw(b"")}
@@ -406,7 +406,7 @@ def twenty_thousand_tensors_with_long_names() -> bytes:
     return changed_model(change)
 
 
-@hostile("bombs", 4, "not one of a conformer's")
+@hostile("bombs", 4, "is not one of a ")
 def twenty_thousand_tensors_that_no_model_has() -> bytes:
     def change(tensors: dict[str, Any]) -> None:
         tensors.update({f"{'x' * 250}{number}": tensors[HEAD] for number in range(20_000)})
@@ -502,8 +502,8 @@ def sparse_tensor_of_300_gigabytes_that_is_no_models(path: Path) -> None:
     _with_giant_tensor(path, lambda _saved: None, in_the_model=False)
 
 
-_GAIN = "wav2vec2_conformer.encoder.pos_conv_embed.conv.parametrizations.weight.original0"
-_POSITIONS = "wav2vec2_conformer.encoder.pos_conv_embed.conv.parametrizations.weight.original1"
+_GAIN = "wav2vec2_conformer.encoder.pos_conv_embed.conv.weight_g"
+_POSITIONS = "wav2vec2_conformer.encoder.pos_conv_embed.conv.weight_v"
 
 
 def _tar_header(kind: bytes, size: int) -> bytes:

@@ -176,7 +176,7 @@ def interpolation_of_a_section() -> bytes:
     return changed_cfg(lambda cfg: cfg["task"].update(normalize="${task}"))
 
 
-@hostile("lies", 4, "no dictionary")
+@hostile("lies", 4, "no dictionary|task.labels")
 def labels_with_a_way_out() -> bytes:
     saved = ZIP.saved()
     del saved["task_state"]["target_dictionary"]
@@ -184,7 +184,7 @@ def labels_with_a_way_out() -> bytes:
     return ZIP.with_saved(saved)
 
 
-@hostile("lies", 4, "no dictionary")
+@hostile("lies", 4, "no dictionary|task.labels")
 def labels_that_steer_the_terminal() -> bytes:
     saved = ZIP.saved()
     del saved["task_state"]["target_dictionary"]

@@ -35,7 +35,7 @@ def storage_that_claims_a_terabyte() -> bytes:
     return changed_model(change)
 
 
-@hostile("bombs", 4, "not one of a conformer's")
+@hostile("bombs", 4, "is not one of a |is not one of any")
 def ten_thousand_tensors() -> bytes:
     def change(tensors: dict[str, Any]) -> None:
         tensors.update({f"more.{number}": tensors[HEAD] for number in range(10_000)})
@@ -266,7 +266,7 @@ def tensor_name_of_safetensors_metadata() -> bytes:
     return renamed("__metadata__")
 
 
-@hostile("lies", 4, "not one of a conformer's")
+@hostile("lies", 4, "is not one of a |is not one of any")
 def tensor_of_no_conformer() -> bytes:
     return renamed("w2v_encoder.w2v_model.backdoor.weight")
 

@@ -15,9 +15,7 @@ from w2vc.families.shared import tensors as shared_tensors
 
 _NAME = "data2vec_audio"
 _LAYER = "encoder.layers.0.fc1.weight"
-_SHALLOW = (
-    "transformers' data2vec audio has no weight norm in its positional convolution, as that of a single block has"
-)
+_SHALLOW = "transformers' data2vec audio has no weight norm in its positional convolution, as a single block has"
 
 
 def _recognises(evidence: Evidence) -> bool:
@@ -55,4 +53,5 @@ FAMILY = Family(
     card_summary=transformer.summary,
     traits=lambda facts: {"layer_norm_first": facts["layer_norm_first"], "activation_fn": facts["activation_fn"]},
     reference=_reference,
+    registered=(_NAME, "wav2vec_ctc"),
 )

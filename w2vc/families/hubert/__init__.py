@@ -20,8 +20,8 @@ _LAYER = "encoder.layers.0.fc1.weight"
 
 # HubertModel.forward_padding_mask divides the samples equally among the frames.
 _PADDING = (
-    "single clips give fairseq's outputs exactly; of the shorter clips of a padded batch, fairseq takes up to two frames "
-    "more for speech than transformers' formula of lengths, and these clips differ"
+    "single clips give fairseq's outputs exactly; of the shorter clips of a padded batch, fairseq takes up to two "
+    "frames more for speech than transformers' formula of lengths, and these clips differ"
 )
 
 
@@ -66,4 +66,6 @@ FAMILY = Family(
     further_heads=lambda facts: () if facts["projection_width"] is None else ("projection",),
     snippets=card.snippets,
     card_notes=card.notes,
+    registered=("hubert", "wav2vec_ctc"),
+    frame_mask="fairseq",
 )

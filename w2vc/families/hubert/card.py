@@ -30,8 +30,7 @@ print(v1.shape, v2.shape)
 _V1_LAYER = 9
 
 _PROJECTION = (
-    "voice conversion takes one of two outputs: its v1 models final_proj(hidden_states[9]), its v2 models "
-    "last_hidden_state",
+    "of two outputs, voice conversion's v1 models take final_proj(hidden_states[9]), its v2 models last_hidden_state",
     "stock HubertModel loads the encoder and leaves final_proj out; the class below has both",
 )
 

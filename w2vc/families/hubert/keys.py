@@ -1,7 +1,7 @@
 """Rows of the cfg keys of a HuBERT.
 
-The keys and defaults are those of ``HubertConfig`` (``fairseq/models/hubert/hubert.py``), and of ``HubertAsrConfig`` and
-``HubertCtcConfig`` (``fairseq/models/hubert/hubert_asr.py``), whose keys ``Wav2Vec2AsrConfig`` has, too.
+The keys and defaults are those of ``HubertConfig`` (``fairseq/models/hubert/hubert.py``), and of ``HubertAsrConfig``
+and ``HubertCtcConfig`` (``fairseq/models/hubert/hubert_asr.py``), whose keys ``Wav2Vec2AsrConfig`` has, too.
 """
 
 from __future__ import annotations

@@ -33,9 +33,10 @@ def extractor_has_its_shapes(facts: Facts) -> Iterator[str]:
 
 def normalization_agrees(facts: Facts) -> Iterator[str]:
     """Give a problem where task and model differ about the audio (``Wav2VecEncoder.__init__`` asserts it)."""
-    task, model = facts["task.normalize"], facts.get("model.normalize")
-    if model is not None and model != task:
-        yield f"cfg.task.normalize is {task} and cfg.model.normalize is {model}: fairseq demands that they agree"
+    task = facts["task.normalize"]
+    for key in ("model.normalize", "model.w2v_args.task.normalize"):
+        if facts.get(key) not in (None, task):
+            yield f"cfg.task.normalize is {task} and cfg.{key} is {facts[key]}: fairseq demands that they agree"
 
 
 def quantized_vectors_fit(facts: Facts) -> Iterator[str]:

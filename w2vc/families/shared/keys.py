@@ -42,6 +42,7 @@ def _conv_layers(source: object) -> tuple[ConvLayer, ...] | None:
 
 
 def conv_fields(layers: tuple[ConvLayer, ...]) -> Mapping[str, object]:
+    """Return the fields of the extractor's convolutions."""
     return {
         "conv_dim": [layer.dim for layer in layers],
         "conv_kernel": [layer.kernel for layer in layers],
@@ -171,6 +172,7 @@ FINE_TUNING: tuple[Key, ...] = (
     training("feature_grad_mult", 0.0, "scales a gradient"),
     Key("layerdrop", 0.0, probability, to=("layerdrop",)),
     Key("normalize", None, flag, why="has to agree with task.normalize, as fairseq asserts"),
+    Key("w2v_args.task.normalize", None, flag, why="has to agree with task.normalize, as fairseq asserts"),
     unused("data", None, "where the data was"),
     unused("w2v_args", None, "holds the config of the pretrained model: the architecture"),
     training("offload_activations", False, _MEMORY),

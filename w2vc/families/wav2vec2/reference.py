@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name that torch's users, fairseq among them, give it
 
 from w2vc.errors import UnsupportedModelError
-from w2vc.families.shared import transformer_reference
 from w2vc.families.shared.reference import (
     EPSILON,
     Encoder,
@@ -26,6 +25,7 @@ from w2vc.families.shared.reference import (
     frame_mask,
     pretraining,
 )
+from w2vc.families.shared.transformer_reference import encoder as encoder_of_layers
 
 _ADAPTER_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "selu": F.selu}
 
@@ -58,7 +58,7 @@ def _adapter_activation(name: str) -> Callable[[Tensor], Tensor]:
 
 def _encoder(weights: Weights, settings: Settings, activation: Callable[[Tensor], Tensor], corpus_key: int) -> Encoder:
     """The encoder of transformer layers, with an adapter behind each that has one."""
-    plain = transformer_reference.encoder(weights, settings)
+    plain = encoder_of_layers(weights, settings)
 
     def layer(x: Tensor, mask: Tensor | None, of_layer: Weights) -> Tensor:
         x = plain.layer(x, mask, of_layer)
@@ -85,7 +85,7 @@ _MODEL = Model(
     fine_tuned=frozenset({"wav2vec_ctc"}),
     what="wav2vec2",
     settings=Settings,
-    encoder=transformer_reference.encoder,
+    encoder=encoder_of_layers,
     frame_mask=frame_mask,
     pretraining=pretraining,
 )
