@@ -79,7 +79,7 @@ def _lightning(tensors: Saved, _cfg: Saved) -> Saved:
         "epoch": 3,
         "global_step": 1000,
         "pytorch-lightning_version": "2.1.0",
-        "state_dict": OrderedDict(below("model.encoder.", tensors) | below("model.", back_end())),
+        "state_dict": OrderedDict(below("model.wav2vec.", tensors) | below("model.", back_end())),
         "loops": {"fit_loop": {"state_dict": {}}},
         "callbacks": {},
         "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],

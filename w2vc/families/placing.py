@@ -26,8 +26,8 @@ from w2vc.reading.checkpoint import Checkpoint, SourceTensor
 _EXTRACTOR = "feature_extractor.conv_layers.0.0.weight"
 _LAYER = "encoder.layers.0."
 _UNKNOWN_FINE_TUNING = (
-    "nothing says how the model was fine-tuned: what acts in training alone is as fairseq has it by default, and the CTC "
-    "head is taken to be without a weight for blanks, as it is by default"
+    "nothing says how the model was fine-tuned: what acts in training alone is as fairseq has it by default, and the "
+    "CTC head is taken to be without a weight for blanks, as it is by default"
 )
 _MOST_SHOWN = 6
 _UNSEEN = "heads, strides, the place of the norms, the activation and the normalization of audio"

@@ -410,9 +410,11 @@ class _Assignment:
         sources = self._by_target()
         tensors = tuple(self._fill(tensor, sources.get(tensor.name, [])) for tensor in self.wanted.values())
         if self.problems:
+            what = f"The model differs from fairseq's {self.family.name}"
+            additions = "a fork's additions can't be converted."
+            alone = "only an encoder with nothing added or removed below its prefix converts (--prefix names another)."
             raise InconsistentError(
-                self.problems,
-                advice=f"The model differs from fairseq's {self.family.name}; a fork's additions can't be converted.",
+                self.problems, advice=f"{what}; {additions if self.checkpoint.is_fairseqs else alone}"
             )
         return tensors, tuple(self.drops)
 
@@ -446,7 +448,7 @@ class _Assignment:
             name = self.names.named(tensor.name, self.prefix)
             if name is None:
                 self.problems.append(
-                    f"the tensor {tensor.name} {list(tensor.shape)} is not one of a {self.family.name}'s"
+                    f"the tensor {tensor.name_in_file} {list(tensor.shape)} is not one of a {self.family.name}'s"
                 )
             elif name.part not in kept:
                 self.drops.append(Drop(tensor, f"belongs to the {name.part} head, which isn't written"))
@@ -487,7 +489,7 @@ class _Assignment:
     def _compare(self, source: SourceTensor, target: TargetTensor) -> None:
         if source.shape != target.shape:
             self.problems.append(
-                f"the tensor {source.name} has the shape {list(source.shape)}, but {target.name} has "
+                f"the tensor {source.name_in_file} has the shape {list(source.shape)}, but {target.name} has "
                 f"{list(target.shape)}"
             )
         if (source.dtype in _INTEGERS) != (target.kind == "int64"):
