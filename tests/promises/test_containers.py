@@ -166,6 +166,23 @@ def test_a_whole_fine_tuned_model_gives_its_head_with_a_dictionary(
         assert (tmp_path / "ctc" / file).read_bytes() == (converted(FINE_TUNED) / file).read_bytes()
 
 
+def test_a_checkpoint_of_fairseqs_that_lost_its_config_is_one_of_others(
+    converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    held = saved(FINE_TUNED)
+    torch.save({"model": held["model"], "args": None, "last_optimizer_state": {}}, tmp_path / "theirs.pt")
+    words = FIXTURES / FINE_TUNED / "dict.ltr.txt"
+    w2vc.convert(tmp_path / "theirs.pt", tmp_path / "out", dictionary=words, **given(FINE_TUNED, "model"))
+    assert weights(tmp_path / "out") == weights(converted(FINE_TUNED))
+
+
+def test_arguments_of_another_program_are_not_taken_for_fairseqs(encoder_of: Encoders, tmp_path: Path) -> None:
+    held = {"model": below("net.", encoder(saved(BARE)["model"])), "args": {"lr": 0.1, "epochs": 3}}
+    torch.save(held, tmp_path / "theirs.pt")
+    w2vc.convert(tmp_path / "theirs.pt", tmp_path / "out", **given(BARE, "bare"))
+    assert weights(tmp_path / "out") == weights(encoder_of(BARE))
+
+
 def test_a_head_of_which_nothing_is_known_is_said_to_be_taken_as_fairseqs_default(tmp_path: Path) -> None:
     path = save("hubert_own_recipe_ctc", "parallel", tmp_path / "theirs.pt", whole=True)
     found = w2vc.inspect(path, **options("hubert_own_recipe_ctc"))
@@ -268,6 +285,16 @@ def test_two_encoders_are_listed_and_one_has_to_be_named(tmp_path: Path) -> None
     error = refused(UsageError, tmp_path / "two.pt", tmp_path / "out", **given(BARE, "bare"))
     assert "below 'teacher', below 'student'" in str(error)
     assert "--prefix teacher" in error.advice
+
+
+def test_of_very_many_encoders_a_few_are_listed(tmp_path: Path) -> None:
+    names = ("feature_extractor.conv_layers.0.0.weight", "encoder.layers.0.fc1.weight")
+    tensor = torch.ones(2, 2)
+    torch.save({f"{'m' * 100}{number}.{name}": tensor for number in range(5000) for name in names}, tmp_path / "m.pt")
+    error = refused(UsageError, tmp_path / "m.pt", tmp_path / "out", **given(BARE, "bare"))
+    assert "5000 encoders" in str(error)
+    assert "and 4994 more" in str(error)
+    assert len(str(error)) < 3000
 
 
 def test_a_file_without_an_encoder_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:

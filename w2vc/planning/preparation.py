@@ -82,11 +82,12 @@ def read_and_describe(
 def head_for(checkpoint: Checkpoint, description: Description, options: Options) -> Head:
     """Return the head to convert with.
 
-    Of what others made of a model, ``auto`` is the encoder alone, unless a dictionary is given for its CTC head.
+    Of what others made of a model, ``auto`` is the encoder alone, unless there is a dictionary for its CTC head.
     """
     wanted = options.head
     if wanted == "auto" and not checkpoint.is_fairseqs:
-        wanted = "ctc" if description.vocabulary is not None and options.dictionary is not None else "none"
+        has_dictionary = options.dictionary is not None or checkpoint.dictionary is not None
+        wanted = "ctc" if description.vocabulary is not None and has_dictionary else "none"
     return chosen_head(description, wanted)
 
 
