@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import wave
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +20,23 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import w2vc
 from tests.conftest import CONVERTIBLE, FIXTURES, checkpoint
 from w2vc.errors import DamagedError, DictionaryError, DifferenceError, MissingError, UsageError
+from w2vc.planning.processor import tokenizer_config, vocabulary
+from w2vc.reading import checkpoint as reading
+from w2vc.reading.dictionary import SPECIAL_SYMBOLS, Dictionary
+from w2vc.reading.tensors import StateDict, read_state_dict
+from w2vc.verifying import loading
+from w2vc.verifying.compare_outputs import Pass, leave_out_near_ties, likeliest, model_stages
 from w2vc.verifying.comparison import verify
 from w2vc.verifying.probe_audio import built_in, read_recording
-from w2vc.verifying.verification import Verification
+from w2vc.verifying.stages import StageMap, encoder_taps
+from w2vc.verifying.transformers_settings import quiet_transformers
+from w2vc.verifying.verification import Finding, Verification
 
 Converted = Callable[[str], Path]
 Tensors = dict[str, torch.Tensor]
@@ -62,17 +77,28 @@ def found(verification: Verification, part: str, where: str) -> str:
 # --- what is right is found to be right
 
 
+def stages_of(name: str, config: dict[str, Any]) -> list[str]:
+    """Return the stages that a fixture's verification has to compare, in their order."""
+    layers = [f"encoder.layers.{index}" for index in range(config["num_hidden_layers"])]
+    heads = {
+        "ForCTC": ["logits"],
+        "ForPreTraining": ["projected_states", "projected_quantized_states"],
+        "Model": [],
+    }
+    head = next(stages for ending, stages in heads.items() if config["architectures"][0].endswith(ending))
+    if name.startswith("post_norm"):  # a layer in front gives what fairseq's first is given; the last one's is scaled
+        return ["features", *layers[:-1], "encoder.layer_norm", *head]
+    norm_last = config["model_type"] == "wav2vec2-conformer" or config.get("do_stable_layer_norm", False)
+    return ["features", "projection", *layers, *(["encoder.layer_norm"] if norm_last else []), *head]
+
+
 @pytest.mark.parametrize("name", CONVERTIBLE)
 def test_every_converted_fixture_is_the_same(name: str, converted: Converted) -> None:
     verification = verify(checkpoint(name), converted(name))
     assert verification.findings == ()
     assert verification.verdict.startswith("the same: ")
-    head = ["logits"] if name.endswith("_ctc") else ["projected_states", "projected_quantized_states"]
     config = json.loads((converted(name) / "config.json").read_text())
-    layers = [f"encoder.layers.{index}" for index in range(config["num_hidden_layers"])]
-    assert [stage.name for stage in verification.stages] == [
-        *("features", "projection", *layers, "encoder.layer_norm", *head)
-    ]
+    assert [stage.name for stage in verification.stages] == stages_of(name, config)
     assert max(stage.error for stage in verification.stages) < 2e-6
     verification.raise_if_different()
 
@@ -106,7 +132,9 @@ def test_an_encoder_alone_is_known_by_its_tensors_and_is_the_same(name: str, tmp
     assert verification.stages[-1].name == "encoder.layer_norm"
 
 
-@pytest.mark.parametrize("name", ["blank_weight_add_ctc", "blank_weight_set_ctc", "rotary_pretraining"])
+@pytest.mark.parametrize(
+    "name", ["blank_weight_add_ctc", "blank_weight_set_ctc", "post_norm_ctc", "rotary_pretraining"]
+)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_rounded_weights_are_the_same_and_the_cost_of_the_rounding_is_told(
     name: str, dtype: str, tmp_path: Path
@@ -268,6 +296,81 @@ def test_a_key_that_from_pretrained_complains_about_is_a_difference_of_its_own(c
     said = {item.expected: item.found for item in verify(checkpoint("relative_ctc"), output).findings}
     assert said["no unexpected_keys"] == "wav2vec2_conformer.unheard_of"
     assert said["no missing_keys"] == "lm_head.bias"
+
+
+# --- the checkpoint's side is torch.load's, not w2vc's
+
+
+@pytest.fixture
+def exchanged_in_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have w2vc believe that two tensors lie where the other one does."""
+    read = read_state_dict
+
+    def exchanged(*arguments: Any) -> StateDict:
+        found = read(*arguments)
+        one, other = (
+            next(tensor for name, tensor in found.tensors.items() if name.endswith(end))
+            for end in ("layers.0.ffn1.layer_norm.weight", "layers.0.ffn2.layer_norm.weight")
+        )
+        changed = {
+            one.name: replace(one, storage=other.storage, offset=other.offset),
+            other.name: replace(other, storage=one.storage, offset=one.offset),
+        }
+        return replace(found, tensors={**found.tensors, **changed})
+
+    monkeypatch.setattr(reading, "read_state_dict", exchanged)
+
+
+@pytest.mark.usefixtures("exchanged_in_reading")
+@pytest.mark.parametrize("path", [checkpoint("relative_ctc"), FIXTURES / "eras" / "views_ctc.pt"])
+def test_a_mistake_in_where_w2vc_looks_for_tensors_is_found(path: Path, tmp_path: Path) -> None:
+    w2vc.convert(path, tmp_path / "output")
+    verification = verify(path, tmp_path / "output")
+    wrong = {where for part, where in places(verification) if part == "tensors"}
+    assert wrong == {f"{LAYER}ffn1_layer_norm.weight", f"{LAYER}ffn2_layer_norm.weight"}
+    assert verification.differs_from == "encoder.layers.0"
+
+
+def test_a_checkpoint_that_changes_between_two_looks_is_refused(
+    converted: Converted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copyfile(checkpoint("relative_ctc"), tmp_path / "checkpoint.pt"))
+    read = reading.read_checkpoint
+
+    def read_and_touched(*arguments: Any, **options: Any) -> Any:
+        found = read(*arguments, **options)
+        os.utime(path, (0, 0))
+        return found
+
+    monkeypatch.setattr("w2vc.planning.preparation.read_checkpoint", read_and_touched)
+    with pytest.raises(DamagedError, match="changed while it was read"):
+        verify(path, converted("relative_ctc"), dictionary=FIXTURES / "relative_ctc")
+
+
+# --- another checkpoint's directory
+
+
+def test_the_directory_of_another_checkpoint_is_one_line(converted: Converted) -> None:
+    verification = verify(checkpoint("rotary_ctc"), converted("relative_ctc"))
+    (finding,) = verification.findings
+    assert finding.part == "source"
+    assert finding.found.startswith("made from another checkpoint (fingerprint ")
+    ((heading, text),) = verification.lines()
+    assert (heading, text) == ("Verdict", f"DIFFERENT: {converted('relative_ctc')} was {finding.found}")
+    with pytest.raises(DifferenceError, match="was made from another checkpoint") as caught:
+        verification.raise_if_different()
+    assert "--force" not in caught.value.advice
+
+
+def test_an_output_of_another_file_with_the_same_model_is_the_same_and_a_note_says_so(copy: Converted) -> None:
+    output = copy("relative_ctc")
+    weights = output / "model.safetensors"
+    with safe_open(weights, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(weights), weights, {**metadata, "source_fingerprint": "0" * 64})
+    verification = verify(checkpoint("relative_ctc"), output)
+    assert verification.same
+    assert any("fingerprint 000000000000" in note and "the same model" in note for note in verification.notes)
 
 
 # --- one changed value of the small files
@@ -485,7 +588,7 @@ def test_stereo_at_44100_hz_is_mixed_and_resampled(converted: Converted, tmp_pat
     assert np.abs(recording.clips[0].numpy() - expected).max() < 1e-3
     verification = verify(checkpoint("relative_ctc"), converted("relative_ctc"), wav=path)
     assert verification.same
-    assert verification.notes == (
+    assert verification.notes[:2] == (
         f"{path} has 2 channels, which were mixed",
         f"{path} was resampled from 44,100 to 16,000 Hz",
     )
@@ -579,7 +682,316 @@ def test_the_report_of_a_difference_has_its_places_and_is_json(copy: Converted) 
     assert any(heading == "Different" and "ffn2.output_dense.weight" in text for heading, text in lines)
     with pytest.raises(DifferenceError) as caught:
         verification.raise_if_different()
-    assert len(caught.value.problems) == len(verification.findings)
+    assert len(caught.value.problems) == 1
+    assert f"{len(verification.findings)} differences (1 in tensors, 1 in files, " in str(caught.value)
+
+
+def test_of_each_part_three_differences_are_shown_and_the_rest_is_counted(copy: Converted) -> None:
+    output = copy("relative_ctc")
+
+    def change(tensors: Tensors) -> None:
+        for index in range(2):
+            for name in ("ffn1", "ffn2", "self_attn"):
+                tensors[f"wav2vec2_conformer.encoder.layers.{index}.{name}_layer_norm.bias"] += 1
+
+    change_tensors(output, change)
+    shown = [text for heading, text in verify(checkpoint("relative_ctc"), output).lines() if heading == "Different"]
+    of_tensors = [text for text in shown if text.startswith("tensors: ")]
+    assert len(of_tensors) == 4
+    assert of_tensors[-1] == "tensors: and 3 more (--json lists all)"
+    assert sum(text.startswith("outputs: ") for text in shown) == 1
+
+
+def test_a_missing_tensor_is_said_once(copy: Converted) -> None:
+    output = copy("relative_ctc")
+    change_tensors(output, lambda tensors: tensors.__delitem__("lm_head.bias"))
+    verification = verify(checkpoint("relative_ctc"), output)
+    assert {part for part, _ in places(verification)} >= {"tensors", "loading"}
+    said = [text for heading, text in verification.lines() if heading == "Different" and "lm_head.bias" in text]
+    assert len(said) == 1
+
+
+def test_the_stages_are_a_table_with_error_bound_and_a_tick(copy: Converted) -> None:
+    output = copy("relative_ctc")
+    change_tensors(output, randomise("lm_head.bias"))
+    lines = [text for _, text in verify(checkpoint("relative_ctc"), output).lines()]
+    assert any(re.fullmatch(r" +error +bound", line) for line in lines)
+    assert any(re.fullmatch(r"features +\d\.\de[-+]\d\d +2\.0e-06  ✓", line) for line in lines)
+    assert any(re.fullmatch(r"logits +\d\.\de[-+]\d\d +2\.0e-06  ✗ different", line) for line in lines)
+
+
+def test_what_the_epsilons_of_the_normalizations_do_is_said_in_words(converted: Converted) -> None:
+    verification = verify(checkpoint("relative_ctc"), converted("relative_ctc"))
+    assert verification.input_values is not None
+    assert 2e-6 < verification.input_values.error < verification.input_values.bound
+    (note,) = (note for note in verification.notes if "epsilon" in note)
+    assert re.search(r"1e-07 for 1e-05.* by 0\.\d+ %$", note)
+    assert not any("input_values" in text for _, text in verification.lines())
+
+
+def test_another_bound_is_taken_for_every_output(converted: Converted) -> None:
+    verification = verify(checkpoint("relative_ctc"), converted("relative_ctc"), atol=1e-12)
+    assert {stage.bound for stage in verification.stages} == {1e-12}
+    assert {part for part, _ in places(verification)} == {"outputs"}
+    assert verify(checkpoint("relative_ctc"), converted("relative_ctc"), atol=1e-3).same
+
+
+@pytest.mark.parametrize("atol", [0.0, -1e-6, float("inf"), float("nan")])
+def test_a_bound_that_is_none_is_refused(atol: float, converted: Converted) -> None:
+    with pytest.raises(UsageError, match="--atol"):
+        verify(checkpoint("relative_ctc"), converted("relative_ctc"), atol=atol)
+
+
+# --- near ties
+
+
+def quantized(entries: int) -> tuple[Tensors, Tensors]:
+    """Return both sides' quantized states of one clip with three frames, which differ in the second."""
+    ours = torch.arange(3.0 * entries).reshape(1, 3, entries)
+    theirs = ours.clone()
+    theirs[0, 1] += 7
+    return {"quantized": ours}, {"quantized": theirs}
+
+
+@pytest.mark.parametrize(("margin", "count"), [(5e-6, 1), (2e-5, 0)])
+def test_a_frame_is_left_out_only_where_a_rounding_decided_between_two_entries(margin: float, count: int) -> None:
+    scores = torch.tensor([[[3.0, 1.0], [1.0 - margin, 1.0], [0.0, 1.0]]])
+    indices = torch.tensor([[[0], [0], [1]]])  # of the second frame, the reference took the other entry
+    expected, found = quantized(2)
+    assert leave_out_near_ties(expected, {**found, "codebook_scores": scores}, indices, "quantized") == count
+    found = {**found, "codebook_scores": scores}
+    expected, _ = quantized(2)
+    leave_out_near_ties(expected, found, indices, "quantized")
+    assert expected["quantized"].shape[:-1] == ((2,) if count else (1, 3))
+    assert torch.equal(expected["quantized"], found["quantized"]) == bool(count)
+
+
+def test_a_near_tie_that_both_sides_decided_alike_is_compared() -> None:
+    expected, found = quantized(2)
+    scores = torch.tensor([[[3.0, 1.0], [1.0, 1.0 - 1e-7], [0.0, 1.0]]])
+    found["codebook_scores"] = scores
+    assert leave_out_near_ties(expected, found, torch.tensor([[[0], [0], [1]]]), "quantized") == 0
+    assert expected["quantized"].shape == (1, 3, 2)
+
+
+def test_of_two_equally_likely_symbols_the_references_counts() -> None:
+    ours = torch.tensor([[[1.0, 1.0 + 1e-6], [1.0, 2.0]]])
+    theirs = torch.tensor([[[1.0 + 1e-6, 1.0], [2.0, 1.0]]])
+    assert likeliest(ours, theirs) == ([1, 1], [1, 0])
+
+
+# --- stages as data
+
+
+@pytest.fixture
+def conformer(converted: Converted) -> Iterator[Any]:
+    """A small model of transformers'."""
+    with quiet_transformers() as transformers:
+        yield transformers.AutoModelForCTC.from_pretrained(converted("relative_ctc"), local_files_only=True).eval()
+
+
+def padded_pass() -> tuple[Pass, torch.Tensor]:
+    """Return a batch whose second clip is shorter, and a mask of frames that keeps more of it than its length says."""
+    values = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
+    padding = torch.zeros(2, 4000, dtype=torch.bool)
+    padding[1, 2000:] = True
+    frames = torch.zeros(2, 12, dtype=torch.bool)
+    frames[1, 9:] = True
+    return Pass(values, padding), frames
+
+
+def test_the_mask_of_frames_is_transformers_own_or_fairseqs(conformer: Any) -> None:
+    run, frames = padded_pass()
+    taps = encoder_taps(2, norm_after=True)
+
+    def kept(frame_mask: Any, padded: torch.Tensor | None) -> list[bool]:
+        states = model_stages(conformer, run, StageMap(taps, frame_mask=frame_mask), padded)["projection"]
+        return [bool(frame.any()) for frame in states[1]]
+
+    by_length = kept("lengths", None)
+    assert sum(by_length) < 9
+    frames = torch.zeros(2, len(by_length), dtype=torch.bool)
+    frames[1, 9:] = True
+    assert kept("fairseq", frames) == [True] * 9 + [False] * (len(by_length) - 9)
+    assert kept("lengths", frames) == by_length
+
+
+def test_a_stage_whose_module_is_not_there_is_missing_and_stops_nothing(conformer: Any) -> None:
+    run = Pass(padded_pass()[0].input_values)
+    found = model_stages(conformer, run, StageMap(encoder_taps(9, norm_after=True), ("logits",)), None)
+    assert "encoder.layers.1" in found
+    assert "encoder.layers.8" not in found
+    assert "logits" in found
+
+
+def test_no_hook_stays_on_the_model(conformer: Any) -> None:
+    run, frames = padded_pass()
+    model_stages(conformer, Pass(run.input_values), StageMap(encoder_taps(2, norm_after=True), ("logits",)), frames)
+    hooks = (hooks for module in conformer.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks))
+    assert not any(hooks)
+    assert "_get_feature_vector_attention_mask" not in vars(conformer)
+
+
+# --- memory
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("rotary_pretraining", "float16"), ("blank_weight_add_ctc", "bfloat16")])
+def test_a_large_model_in_half_precision_is_made_float32_layer_by_layer(
+    name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w2vc.convert(checkpoint(name), tmp_path / "output", dtype=dtype)
+    whole = verify(checkpoint(name), tmp_path / "output")
+    monkeypatch.setattr(loading, "_MOST_WHOLE_BYTES", 0)
+    widened: Counter[str] = Counter()
+    widen = loading._widen_while_it_runs
+
+    def counted(layer: Any, weights: Any) -> None:
+        before = len(weights)
+        widen(layer, weights)
+        widened[type(layer).__name__] += before - len(weights)
+
+    monkeypatch.setattr(loading, "_widen_while_it_runs", counted)
+    by_layer = verify(checkpoint(name), tmp_path / "output")
+    assert widened["Wav2Vec2ConformerEncoderLayer"] > 20
+    assert by_layer.same
+    assert [(stage.name, stage.error) for stage in by_layer.stages] == [
+        (stage.name, stage.error) for stage in whole.stages
+    ]
+
+
+def test_what_transformers_complains_about_is_found_in_a_large_model_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_MOST_WHOLE_BYTES", 0)
+    w2vc.convert(checkpoint("relative_ctc"), tmp_path / "output", dtype="float16")
+
+    def change(tensors: Tensors) -> None:
+        tensors["wav2vec2_conformer.unheard_of"] = torch.zeros(3).half()
+        del tensors["lm_head.bias"]
+
+    change_tensors(tmp_path / "output", change)
+    said = {item.expected: item.found for item in verify(checkpoint("relative_ctc"), tmp_path / "output").findings}
+    assert said["no unexpected_keys"] == "wav2vec2_conformer.unheard_of"
+    assert said["no missing_keys"] == "lm_head.bias"
+
+
+def test_tensors_that_the_class_has_no_place_for_are_no_complaint_where_they_belong(copy: Converted) -> None:
+    output = copy("relative_ctc")
+    change_tensors(output, lambda tensors: tensors.update({"final_proj.bias": torch.zeros(3)}))
+    plan = w2vc.convert(checkpoint("relative_ctc"), output.parent / "dry", dry_run=True).plan
+
+    def complaints(beside: frozenset[str]) -> list[Finding]:
+        with quiet_transformers() as transformers:
+            return loading.load_model(transformers, plan, output, beside)[1]
+
+    assert [finding.expected for finding in complaints(frozenset())] == ["no unexpected_keys"]
+    assert complaints(frozenset(("final_proj.bias",))) == []
+
+
+# --- large vocabularies
+
+
+def write_pieces(folder: Path, count: int) -> Path:
+    """Write the tokenizer of a model with so many sentence pieces."""
+    pieces = tuple(f"▁{index:x}" if index % 3 else f"{index:x}g" for index in range(count))
+    words = vocabulary(Dictionary((*SPECIAL_SYMBOLS, *pieces), "made up"), None)
+    (folder / "vocab.json").write_text(json.dumps(words.ids))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(words)))
+    return folder
+
+
+def test_a_large_vocabularys_tokenizer_is_the_one_that_transformers_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pieces(tmp_path, 600)
+    monkeypatch.setattr(loading, "_MOST_SYMBOLS", 0)
+    plan = w2vc.convert(checkpoint("relative_ctc"), tmp_path / "dry", dry_run=True).plan
+    with quiet_transformers() as transformers:
+        one_by_one = transformers.Wav2Vec2CTCTokenizer.from_pretrained(tmp_path, local_files_only=True)
+        at_once, _ = loading.load_tokenizer(transformers, plan, tmp_path)
+    ids = list(range(604))
+    assert at_once.get_vocab() == one_by_one.get_vocab()
+    assert len(at_once) == len(one_by_one) == 604
+    assert at_once.convert_ids_to_tokens(ids) == one_by_one.convert_ids_to_tokens(ids)
+    assert at_once.decode(ids) == one_by_one.decode(ids)
+    assert at_once.tokenize("▁1▁2f3g▁unheard") == one_by_one.tokenize("▁1▁2f3g▁unheard")
+    assert at_once.added_tokens_decoder == one_by_one.added_tokens_decoder
+
+
+def test_a_large_vocabulary_is_copied_a_few_times_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = write_pieces(tmp_path, 20_000)
+    plan = w2vc.convert(checkpoint("relative_ctc"), tmp_path / "dry", dry_run=True).plan
+    pieces = tuple(json.loads((output / "vocab.json").read_text()))
+    assert plan.vocabulary is not None
+    large = replace(plan, vocabulary=replace(plan.vocabulary, tokens=pieces))
+    copies: Counter[str] = Counter()
+    with quiet_transformers() as transformers:
+        kind = transformers.Wav2Vec2CTCTokenizer
+        get_vocab = kind.get_vocab
+
+        def counted(tokenizer: Any) -> Any:
+            copies["vocabulary"] += 1
+            return get_vocab(tokenizer)
+
+        monkeypatch.setattr(kind, "get_vocab", counted)
+        tokenizer, note = loading.load_tokenizer(transformers, large, output)
+    assert len(tokenizer) == 20_004
+    assert copies["vocabulary"] < 20
+    assert note is not None
+    assert "20,004 symbols were added at once" in note
+
+
+# --- the process
+
+
+OFFLINE = """
+import os, socket, sys
+from pathlib import Path
+tries = []
+def tried(*arguments, **options):
+    tries.append(arguments)
+    raise OSError("no network here")
+socket.socket.connect = socket.getaddrinfo = tried
+IMPORTS
+from w2vc.verifying.transformers_settings import quiet_transformers
+before = dict(os.environ)
+with quiet_transformers() as transformers:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    try:
+        transformers.AutoConfig.from_pretrained("someone/a-model")
+    except OSError as error:
+        print("refused")
+import huggingface_hub.constants
+print(tries == [], dict(os.environ) == before, huggingface_hub.constants.HF_HUB_OFFLINE)
+print(getattr(transformers.utils.hub, "_is_offline_mode", False))
+"""
+
+
+@pytest.mark.parametrize("imports", ["", "import huggingface_hub", "import transformers"])
+def test_transformers_never_asks_a_network_and_nothing_stays_changed(imports: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    finished = subprocess.run(  # noqa: S603 - our own code
+        [sys.executable, "-c", OFFLINE.replace("IMPORTS", imports)],
+        env={**environment, "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.stdout.split() == ["refused", "True", "True", "False", "False"], finished.stderr
+
+
+def test_two_threads_verify_at_once_and_nothing_stays_changed(converted: Converted) -> None:
+    import transformers
+
+    logging = transformers.utils.logging
+    names = ["relative_ctc", "rotary_pretraining"]
+    for name in names:
+        converted(name)
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled(), dict(os.environ)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda name: verify(checkpoint(name), converted(name)), names))
+    assert all(verification.same for verification in found)
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled(), dict(os.environ)) == before
 
 
 def test_nothing_of_transformers_settings_is_left_changed(converted: Converted) -> None:

@@ -133,7 +133,7 @@ def load_both(words: Vocabulary, folder: Path) -> tuple[Any, Any]:
 
     real = tokenizer(words, folder)
     values = tokenizer_config(words)
-    kind = load_classes(with_tokenizer=True).tokenizers[str(values.pop("tokenizer_class"))]
+    kind = load_classes("PretrainedConfig", with_tokenizer=True).tokenizers[str(values.pop("tokenizer_class"))]
     values.pop("processor_class")
     return real, load_tokenizer(kind, vocab_file=str(folder / "vocab.json"), **values)
 

@@ -104,13 +104,13 @@ def convert(
     if not verified:
         _print(conversion.values(), conversion.lines(), as_json)
         return
-    verification = _verified(source, target, options, None)
+    verification = _verified(source, target, options)
     values = {**conversion.values(), "verification": verification.values()}
     _print(values, chain(conversion.lines(), verification.lines()), as_json)
     verification.raise_if_different()
 
 
-_VERIFIED_OPTIONS = ("dictionary", "head", "ema", "config")
+_VERIFIED_OPTIONS = ("dictionary", "head", "ema", "config", "pretrained", "language")
 """What decides what is compared; all else is read from the output."""
 
 
@@ -124,20 +124,25 @@ def verify(
         Path | None,
         typer.Option(metavar="FILE", parser=path_parser("--wav"), help="A recording, instead of built-in signals."),
     ] = None,
+    atol: Annotated[
+        float | None, typer.Option(metavar="BOUND", help="The largest relative error of outputs, instead of 2e-6.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a converted directory with its checkpoint: every tensor, file, output and symbol."""
-    verification = _verified(checkpoint, output, options, wav)
+    verification = _verified(checkpoint, output, options, wav, atol)
     _print(verification.values(), verification.lines(), as_json)
     verification.raise_if_different()
 
 
-def _verified(checkpoint: Path, output: Path, options: Mapping[str, Any], wav: Path | None) -> Verification:
+def _verified(
+    checkpoint: Path, output: Path, options: Mapping[str, Any], wav: Path | None = None, atol: float | None = None
+) -> Verification:
     from w2vc.verifying.comparison import verify as run
 
     given = {name: options[name] for name in _VERIFIED_OPTIONS}
     with _Bar("Comparing") as bar:
-        return run(checkpoint, output, wav=wav, watch=bar.watch, **given)
+        return run(checkpoint, output, wav=wav, atol=atol, watch=bar.watch, **given)
 
 
 @app.command(cls=Command, epilog="Example: w2vc inspect checkpoint_best.pt --json")

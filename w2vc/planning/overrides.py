@@ -17,6 +17,8 @@ from w2vc.paths import read_small_file
 from w2vc.reading.cfg import short
 from w2vc.reading.domains import Domain, anything
 
+# Looking for the nearest name takes milliseconds.
+_MOST_SUGGESTIONS = 10
 # The largest real ones, with labels of their own, have some hundred kilobytes.
 _CONFIG_BYTES = 2**22
 _SAME = ({"swish", "silu"}, {None, "none"})
@@ -99,7 +101,7 @@ def overrides(
 
 def _accepted(value: object, domain: Domain) -> bool:
     """Whether a value is in its domain as it is: transformers checks types, so that 1 is no truth value."""
-    if domain is anything:
+    if domain is anything or (value is None and domain.takes_null):
         return True
     accepted = domain.accept(value)
     return accepted is not None and isinstance(accepted, bool) == isinstance(value, bool)
@@ -107,10 +109,10 @@ def _accepted(value: object, domain: Domain) -> bool:
 
 def _refuse_unknown(unknown: Set[str], known: Set[str], origin: str) -> None:
     if unknown:
-        raise UsageError(
-            [f"{origin} has {short(key)}, which no such model has{_nearest(key, known)}" for key in sorted(unknown)],
-            advice="Take it out, or correct its name.",
-        )
+        first = sorted(unknown)[:_MOST_SUGGESTIONS]
+        problems = [f"{origin} has {short(key)}, which no such model has{_nearest(key, known)}" for key in first]
+        more = [f"{origin} has {len(unknown) - len(first)} further such fields"] if len(unknown) > len(first) else []
+        raise UsageError([*problems, *more], advice="Take it out, or correct its name.")
 
 
 # Fields of the other head, which a config may still have.

@@ -14,6 +14,8 @@ from typing import Any
 
 # The widest layers of real models have some ten thousand channels; the longest masks and kernels some hundred frames.
 LARGEST_SIZE = 2**20
+# Of float32, in which fairseq computes.
+LARGEST_NUMBER = (2 - 2**-23) * 2.0**127
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,12 @@ class Domain:
     Attributes:
         accept: the value, converted to the type that is used; None where it is outside.
         words: what is inside, for an error: "X is 7, which is not WORDS".
+        takes_null: None is inside, too.
     """
 
     accept: Callable[[object], Any]
     words: str
+    takes_null: bool = False
 
 
 def _flag(value: object) -> bool | None:
@@ -40,7 +44,7 @@ def _whole(value: object) -> int | None:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e300:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST_NUMBER:
         return None
     return float(value)
 
@@ -110,5 +114,27 @@ def one_of(*values: str) -> Domain:
 
 
 def nullable(domain: Domain) -> Domain:
-    """The domain with None added, which has to be asked for with ``is_null`` before ``accept``."""
-    return Domain(domain.accept, f"{domain.words}, or null")
+    """The domain with null added."""
+    return Domain(domain.accept, f"{domain.words}, or null", takes_null=True)
+
+
+def _texts(value: object) -> dict[str, object] | None:
+    """A mapping of short texts to short texts or whole numbers, as many as a head may have classes."""
+    if not isinstance(value, dict) or len(value) > LARGEST_SIZE:
+        return None
+    simple = all(_label_or_number(key) and _label_or_number(item) for key, item in value.items())
+    return value if simple else None
+
+
+def _label_or_number(value: object) -> bool:
+    return _text(value) is not None or _whole(value) is not None
+
+
+def _sizes(value: object) -> list[int] | None:
+    if not isinstance(value, list) or len(value) > 100:
+        return None
+    return value if all(size.accept(item) is not None and type(item) is int for item in value) else None
+
+
+texts = Domain(_texts, "an object of texts or whole numbers")
+sizes = Domain(_sizes, "a list of sizes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from w2vc.errors import DamagedError, shown
 from w2vc.reading.budget import LIMITS, Budget
@@ -14,9 +14,6 @@ from w2vc.reading.record import Record
 from w2vc.reading.source import GET_AGAIN
 from w2vc.reading.storages import TensorUse
 from w2vc.reading.values import Globals, described, fields
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1}
 ITEM_BYTES |= {"uint8": 1, "bool": 1}
@@ -59,8 +56,8 @@ class SourceTensor:
         """The name under which ``load_with_bytes`` gives the file's tensor."""
         return f"adapter.{self.adapter}.{self.name}" if self.adapter else self.name_in_file
 
-    def of(self, loaded: Tensor) -> Tensor:
-        """Return this tensor's values out of the file's tensor."""
+    def of(self, loaded: Any) -> Any:
+        """Return this tensor's values out of the file's tensor; both are torch's, which the gate never imports."""
         return loaded if self.index is None else loaded[self.index].reshape(self.shape)
 
     @property
@@ -94,7 +91,7 @@ class SourceTensor:
     def narrowed(self, index: int) -> SourceTensor:
         """Return the part at one place of the first axis, which stays as an axis of one."""
         place = self.offset + index * self.stride[0] * ITEM_BYTES[self.dtype]
-        return replace(self, shape=(1, *self.shape[1:]), offset=place, index=index)
+        return replace(self, shape=(1, *self.shape[1:]), offset=place, index=(self.index or 0) + index)
 
     def selected(self, index: int) -> SourceTensor:
         """Return the part at one place of the first axis, without that axis."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +121,8 @@ def verify(
     sources = _sources(loaded, read.tensors.values())
     gathered = _Gathered()
     if weights_problem is None:
-        gathered.findings += compare_tensors(read, sources, plan, directory / WEIGHTS, found, watch)
+        moved = _sources(loaded, _moved(plan))
+        gathered.findings += compare_tensors(read, moved, plan, directory / WEIGHTS, found, watch)
     elif (directory / WEIGHTS).exists():
         gathered.findings.append(Finding("tensors", WEIGHTS, "a whole safetensors file", weights_problem))
     for name, exchanged in plan.adapters.items():
@@ -186,6 +187,11 @@ def _sources(loaded: Mapping[str, Tensor], tensors: Iterable[SourceTensor]) -> d
     return {tensor.name: tensor.of(loaded[tensor.key]) for tensor in tensors if tensor.key in loaded}
 
 
+def _moved(plan: Plan) -> Iterator[SourceTensor]:
+    for move in plan.moves:
+        yield from (move.source, *move.equals)
+
+
 def _compare_weights(checkpoint: Checkpoint, loaded: Mapping[str, Tensor], plan: Plan, path: Path) -> list[Finding]:
     if not path.exists():
         return []  # which compare_files tells of
@@ -193,7 +199,7 @@ def _compare_weights(checkpoint: Checkpoint, loaded: Mapping[str, Tensor], plan:
         found = entries(path)
     except ValueError as error:
         return [Finding("tensors", path.name, "a whole safetensors file", str(error))]
-    sources = _sources(loaded, (move.source for move in plan.moves))
+    sources = _sources(loaded, _moved(plan))
     findings = compare_tensors(checkpoint, sources, plan, path, found)
     return [replace(finding, where=f"{path.name}: {finding.where}") for finding in findings]
 
@@ -211,7 +217,7 @@ def _loaded(checkpoint: Checkpoint) -> dict[str, Tensor]:
     with open_checkpoint(checkpoint.path) as file:
         if identity_of(file.fileno()) != checkpoint.identity:
             raise DamagedError(
-                f"{checkpoint.path} changed while it was read", advice="Wait until it has been written, run again."
+                f"{checkpoint.path} changed while it was read.", advice="Wait until it has been written, run again."
             )
         return load_with_bytes(file, checkpoint.archive, checkpoint.keys)
 
@@ -228,7 +234,7 @@ def _bound(atol: float | None) -> float:
     if atol is None:
         return BOUND
     if not 0 < atol < math.inf:
-        raise UsageError(f"--atol is {atol}", advice=f"Give a positive number; without it, it is {BOUND:.0e}.")
+        raise UsageError(f"--atol is {atol}.", advice=f"Give a positive number; without it, it is {BOUND:.0e}.")
     return atol
 
 
@@ -261,7 +267,7 @@ def _is_of_another(case: _Case, record: Record | None, gathered: _Gathered) -> b
     if not gathered.findings:
         gathered.notes.append(f"it says that it was made from {theirs}, which holds the same model")
         return False
-    gathered.findings = [Finding("source", str(case.output), "an output of this checkpoint", f"one of {theirs}")]
+    gathered.findings = [Finding("source", str(case.output), "made from this checkpoint", f"made from {theirs}")]
     return True
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from w2vc.planning.plan import Plan
+from w2vc.verifying.compare_files import read_json
 from w2vc.verifying.verification import Finding
+from w2vc.writing.acceptance import load_tokenizer as load_at_once
+from w2vc.writing.writer import WEIGHTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PROBLEMS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs", "conversion_errors")
 _MOST_SYMBOLS = 1000
+# Up to here, weights in half precision are made float32 as a whole.
+_MOST_WHOLE_BYTES = 2**27
 
 
 def load_model(
@@ -19,7 +27,8 @@ def load_model(
 ) -> tuple[Any, list[Finding]]:
     """Return the model in float32 and eval mode, and which keys it complains about; None where it can't be loaded.
 
-    float32 weights are mapped by every supported transformers, so that they take no memory of their own.
+    Every supported transformers maps float32 weights, so that they take no memory of their own. Many in half precision
+    are made float32 layer by layer, while the layer runs.
 
     Args:
         transformers: the package.
@@ -29,13 +38,7 @@ def load_model(
     """
     kind = getattr(transformers, plan.model_class)
     try:
-        model, info = kind.from_pretrained(
-            output,
-            dtype=importlib.import_module("torch").float32,
-            output_loading_info=True,
-            local_files_only=True,
-            use_safetensors=True,
-        )
+        model, info = _layer_by_layer(kind, plan, output) or kind.from_pretrained(output, **_options())
     except Exception as error:  # whatever a changed directory leads transformers to
         return None, [failure("loading", f"{plan.model_class}.from_pretrained", "a model", error)]
     complaints = {problem: _names(info.get(problem) or ()) for problem in _PROBLEMS}
@@ -46,6 +49,76 @@ def load_model(
         if names
     ]
     return model.eval(), findings
+
+
+def _options() -> dict[str, Any]:
+    import torch
+
+    return {"dtype": torch.float32, "output_loading_info": True, "local_files_only": True, "use_safetensors": True}
+
+
+def _layer_by_layer(kind: Any, plan: Plan, output: Path) -> tuple[Any, Any] | None:
+    """Load a large model whose weights are in half precision; None for others, and where this can't be done.
+
+    transformers is given float32 tensors in memory that is never touched, which it takes for the weights. Where they
+    have come to is where the weights belong.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    if plan.dtype == "float32" or (output / WEIGHTS).stat().st_size < _MOST_WHOLE_BYTES:
+        return None
+    written = load_file(output / WEIGHTS)  # which maps them
+    narrow = {name for name, tensor in written.items() if tensor.dtype in (torch.float16, torch.bfloat16)}
+    given = {name: torch.empty(tensor.shape) if name in narrow else tensor for name, tensor in written.items()}
+    config = kind.config_class.from_pretrained(output, local_files_only=True)
+    model, info = kind.from_pretrained(None, config=config, state_dict=dict(given), **_options())
+    weights = {given[name].data_ptr(): written[name] for name in narrow if given[name].numel()}
+    found = {tensor.data_ptr() for tensor in _tensors(model)}
+    if any(info.get(problem) for problem in _PROBLEMS) or not found.issuperset(weights):
+        return None
+    for layer in _layers(model):
+        _widen_while_it_runs(layer, weights)
+    _widen(model, weights)
+    return model, info
+
+
+def _tensors(module: Any) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _layers(module: Any) -> Iterator[Any]:
+    """Yield the modules of every outermost list of modules."""
+    import torch
+
+    for child in module.children():
+        yield from child if isinstance(child, torch.nn.ModuleList) else _layers(child)
+
+
+def _widen_while_it_runs(layer: Any, weights: dict[int, Tensor]) -> None:
+    """Have a module's weights made float32 before it runs, and left again after it; take them out of ``weights``."""
+    empty = {id(tensor): tensor.data for tensor in _tensors(layer)}
+    own = {id(tensor): weights.pop(tensor.data_ptr()) for tensor in _tensors(layer) if tensor.data_ptr() in weights}
+
+    def before(module: Any, _inputs: object) -> None:
+        for tensor in _tensors(module):
+            if id(tensor) in own:
+                tensor.data = own[id(tensor)].float()
+
+    def after(module: Any, _inputs: object, _output: object) -> None:
+        for tensor in _tensors(module):
+            if id(tensor) in own:
+                tensor.data = empty[id(tensor)]
+
+    layer.register_forward_pre_hook(before)
+    layer.register_forward_hook(after)
+
+
+def _widen(module: Any, weights: Mapping[int, Tensor]) -> None:
+    for tensor in _tensors(module):
+        if tensor.data_ptr() in weights:
+            tensor.data = weights[tensor.data_ptr()].float()
 
 
 def _names(keys: Any) -> list[str]:
@@ -66,30 +139,17 @@ def load_tokenizer(transformers: Any, plan: Plan, output: Path) -> tuple[Any, st
     """Return the tokenizer as transformers loads it, and a note where it had to be helped.
 
     A tokenizer adds its longer symbols one by one, and copies the whole vocabulary for each: 20,000 of them take many
-    minutes. A large vocabulary's are added at once, which comes to the same (a test compares).
+    minutes. A large vocabulary's are added at once (``acceptance.py``), which comes to the same.
     """
     words = plan.vocabulary
     if words is None or len(words.tokens) <= _MOST_SYMBOLS:
         processor = transformers.AutoProcessor.from_pretrained(output, local_files_only=True, trust_remote_code=False)
         return processor.tokenizer, None
+    values = read_json(output / "tokenizer_config.json")
     kind = getattr(transformers, json.loads(plan.files["tokenizer_config.json"])["tokenizer_class"])
-    tokenizer = adding_at_once(kind).from_pretrained(output, local_files_only=True)
+    values = {key: value for key, value in values.items() if key not in ("tokenizer_class", "processor_class")}
+    tokenizer = load_at_once(kind, vocab_file=str(output / "vocab.json"), **values)
     return tokenizer, (
         f"the tokenizer's {len(words.tokens):,} symbols were added at once; transformers itself adds them one by one, "
         "which takes time with the square of their number"
     )
-
-
-def adding_at_once(kind: Any) -> Any:
-    """Return a tokenizer's class whose constructor adds tokens at its end, all of them in one call."""
-
-    class AddingAtOnce(kind):  # type: ignore[misc]  # a class of transformers', which mypy doesn't see
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            waiting: list[Any] = []
-            self.__dict__["add_tokens"] = waiting.append
-            super().__init__(*arguments, **options)
-            del self.__dict__["add_tokens"]
-            self.add_tokens(waiting)
-
-    AddingAtOnce.__name__ = AddingAtOnce.__qualname__ = kind.__name__  # it is compared with the config's
-    return AddingAtOnce

@@ -132,7 +132,7 @@ class Verification:
     def _different(self) -> str:
         first = self.findings[0]
         if first.part == "source":
-            return f"DIFFERENT: {first.where} is {first.found}"
+            return f"DIFFERENT: {first.where} was {first.found}"
         parts = [f"DIFFERENT: {_counted(self.findings)}, first in {first.part}: {first.where}"]
         if self.differs_from is not None:
             parts.append(f"outputs differ from {self.differs_from} on")
@@ -150,11 +150,11 @@ class Verification:
             return
         if self.findings[0].part == "source":
             raise DifferenceError(
-                f"{self.output} was made from another checkpoint than {self.checkpoint}",
+                f"{self.output} was made from another checkpoint than {self.checkpoint}.",
                 advice="Give the checkpoint that it was made from, or the directory that was made from this one.",
             )
         raise DifferenceError(
-            f"{self.output} isn't what {self.checkpoint} converts to: {_counted(self.findings)}",
+            f"{self.output} isn't what {self.checkpoint} converts to: {_counted(self.findings)}.",
             advice="Don't use it: convert the checkpoint again, with --force.",
         )
 

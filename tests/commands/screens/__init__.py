@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
+
 import w2vc
 from tests.conftest import checkpoint
 
@@ -30,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "inspect_refused": "inspect refused.pt",
     "verify_good": "verify model.pt good",
     "verify_bad": "verify model.pt bad",
+    "verify_another": "verify model.pt another",
 }
 """Command lines by the names of their screens."""
 
@@ -47,7 +50,20 @@ def prepare(folder: Path) -> None:
     shutil.copyfile(checkpoint("relative_ctc"), folder / "model.pt")
     shutil.copyfile(checkpoint("target_glu_pretraining"), folder / "refused.pt")
     w2vc.convert(folder / "model.pt", folder / "good")
-    w2vc.convert(checkpoint("rotary_ctc"), folder / "bad")
+    w2vc.convert(checkpoint("rotary_ctc"), folder / "another")
+    shutil.copytree(folder / "good", folder / "bad")
+    change(folder / "bad")
+
+
+def change(output: Path) -> None:
+    """Change some tensors and a value of the config."""
+    weights, config = output / "model.safetensors", output / "config.json"
+    tensors = load_file(weights)
+    for name, tensor in tensors.items():
+        if name.endswith(("layers.1.ffn1.output_dense.weight", "layer_norm.bias")):
+            tensors[name] = tensor + 0.25
+    save_file(tensors, weights, {"format": "pt"})
+    config.write_text(config.read_text().replace('"hidden_act": "swish"', '"hidden_act": "gelu"'))
 
 
 def screen(name: str, columns: int, folder: Path) -> str:

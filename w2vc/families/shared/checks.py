@@ -11,14 +11,16 @@ def heads_share_the_channels(facts: Facts) -> Iterator[str]:
     """Give a problem where the channels can't be shared among the attention heads."""
     channels, heads = facts["encoder_embed_dim"], facts["encoder_attention_heads"]
     if heads < 1 or channels % heads:
-        yield f"{channels} channels can't be shared among {heads} attention heads"
+        key = f"cfg.{facts['section']}.encoder_attention_heads"
+        yield f"{key}: {channels} channels can't be shared among {heads} attention heads"
 
 
 def groups_share_the_channels(facts: Facts) -> Iterator[str]:
     """Give a problem where the channels can't be shared among the positional convolution's groups."""
     channels, groups = facts["encoder_embed_dim"], facts["conv_pos_groups"]
     if channels % groups:
-        yield f"{channels} channels can't be shared among {groups} groups of the positional convolution"
+        key = f"cfg.{facts['section']}.conv_pos_groups"
+        yield f"{key}: {channels} channels can't be shared among {groups} groups of the positional convolution"
 
 
 def extractor_has_its_shapes(facts: Facts) -> Iterator[str]:

@@ -11,7 +11,20 @@ from typing import Any
 
 from w2vc.families.family import Facts, Filling, FirstRow, Head, TargetTensor
 from w2vc.families.shared import measures
-from w2vc.reading.domains import Domain, anything, count, flag, number, one_of, positive, probability, size
+from w2vc.reading.domains import (
+    Domain,
+    count,
+    flag,
+    nullable,
+    number,
+    one_of,
+    positive,
+    probability,
+    size,
+    sizes,
+    text,
+    texts,
+)
 
 Config = Mapping[str, Any]
 
@@ -59,8 +72,9 @@ FREE: Mapping[str, Domain] = {
     "diversity_loss_weight": number,
     "ctc_loss_reduction": one_of("sum", "mean"),
     # Of heads that fairseq's model hasn't got and that a fine-tuning in transformers may put on it.
-    **dict.fromkeys(("tdnn_dim", "tdnn_kernel", "tdnn_dilation"), anything),
-    **dict.fromkeys(("id2label", "label2id", "problem_type", "finetuning_task"), anything),
+    **dict.fromkeys(("tdnn_dim", "tdnn_kernel", "tdnn_dilation"), sizes),
+    **dict.fromkeys(("id2label", "label2id"), texts),
+    **dict.fromkeys(("problem_type", "finetuning_task"), nullable(text)),
 }
 """Fields of training and decoding that every target's config has."""
 
