@@ -12,8 +12,8 @@ from w2vc.options import Options, read_options
 from w2vc.paths import AnyPath, absolute, given_path
 from w2vc.planning.languages import in_one_language
 from w2vc.planning.overrides import read_config
-from w2vc.planning.plan import chosen_head, make_plan
-from w2vc.planning.preparation import find_dictionary, prepare, read_and_describe
+from w2vc.planning.plan import make_plan
+from w2vc.planning.preparation import find_dictionary, head_for, prepare, read_and_describe
 from w2vc.report import Conversion, Inspection, Refused
 from w2vc.verifying.transformers_settings import quiet_transformers
 from w2vc.writing.output_directory import check_free
@@ -139,7 +139,7 @@ def inspect(
     found, _, whole = read_and_describe(given_path(checkpoint, "CHECKPOINT"), asked)
     spoken = in_one_language(found, whole, asked.language)
     read, description = spoken.checkpoint, spoken.description
-    head = chosen_head(description, asked.head)
+    head = head_for(read, description, asked)
     config = None if asked.config is None else read_config(asked.config)
     words, plan, refused = None, None, None
     try:

@@ -73,9 +73,8 @@ class Options:
         dtype: of the written weights: ``float32``, ``float16``, ``bfloat16``, or ``keep`` for the checkpoint's own.
         ema: take the EMA weights.
         config: a ``config.json`` whose values of training and decoding are taken instead of the checkpoint's.
-        pretrained: the pretrained checkpoint, where the fine-tuned one doesn't carry its architecture.
-        prefix: where in somebody else's state dict the encoder is.
-        language: which adapter and vocabulary to take, where there are several.
+        pretrained: the pretrained checkpoint, where this one doesn't carry its architecture.
+        prefix: where in somebody else's state dict the encoder is; a dot alone is the top level.
         card: write a model card.
         language: which of the model's languages to load it with, where there are several; None takes the first.
     """

@@ -61,6 +61,9 @@ class Inspection:
         values: dict[str, object] = {
             "checkpoint": str(checkpoint.path),
             "fingerprint": checkpoint.archive.fingerprint,
+            "form": checkpoint.form,
+            "prefix": checkpoint.prefix,
+            "outside": len(checkpoint.outside),
             "file_bytes": checkpoint.archive.size,
             "container": checkpoint.archive.container,
             "cfg": checkpoint.cfg_form,
@@ -109,7 +112,7 @@ class Inspection:
         """For people: pairs of a heading and a text."""
         checkpoint, description = self.checkpoint, self.description
         facts = description.facts
-        yield "Model", f"{description.family.name}, {_STATE[description.own_head]} ({checkpoint.model_name})"
+        yield "Model", f"{description.family.name}, {_state(checkpoint, description)}"
         yield "Size", f"{parameters(checkpoint):,} parameters, {_megabytes(model_bytes(checkpoint))}" + self._rest()
         yield (
             "Encoder",
@@ -179,11 +182,11 @@ class Inspection:
     def _tensors(self) -> Iterator[tuple[str, tuple[int, ...], str, str]]:
         becomes: dict[str, str] = {}
         for move in self.plan.moves if self.plan is not None else ():
-            becomes |= dict.fromkeys((source.name for source in (move.source, *move.equals)), move.target)
+            becomes |= dict.fromkeys((source.name_in_file for source in (move.source, *move.equals)), move.target)
         for drop in self.plan.drops if self.plan is not None else ():
-            becomes[drop.source.name] = f"dropped: {drop.reason}"
-        for tensor in self.checkpoint.tensors.values():
-            yield tensor.name, tensor.shape, tensor.dtype, becomes.get(tensor.name, "-")
+            becomes[drop.source.name_in_file] = f"dropped: {drop.reason}"
+        for tensor in (*self.checkpoint.tensors.values(), *self.checkpoint.outside):
+            yield tensor.name_in_file, tensor.shape, tensor.dtype, becomes.get(tensor.name_in_file, "-")
         for make in self.plan.makes if self.plan is not None else ():
             yield f"({make.content})", make.shape, make.dtype, f"{make.target}: {make.reason}"
 
@@ -226,7 +229,7 @@ class Conversion:
             "languages": list(plan.languages),
             "moved": len(plan.moves),
             "made": {make.target: make.reason for make in plan.makes},
-            "dropped": {drop.source.name: drop.reason for drop in plan.drops},
+            "dropped": {drop.source.name_in_file: drop.reason for drop in plan.drops},
             "notes": list(plan.notes),
             "not_finite": {} if written is None else dict(written.not_finite),
             "bytes": None if written is None else written.bytes_written,
@@ -289,6 +292,12 @@ def model_bytes(checkpoint: Checkpoint) -> int:
 
 
 _STATE = {"ctc": "fine-tuned with CTC", "pretraining": "pretrained", "none": "pretrained"}
+
+
+def _state(checkpoint: Checkpoint, description: Description) -> str:
+    if not checkpoint.is_fairseqs:
+        return f"the encoder in {checkpoint.form}"
+    return f"{_STATE[description.own_head]} ({checkpoint.model_name})"
 
 
 def _conv_text(description: Description) -> str:

@@ -21,12 +21,14 @@ from w2vc.reading.checkpoint import Checkpoint
 from w2vc.reading.domains import anything
 
 FINE_TUNED_PREFIX = "w2v_encoder.w2v_model."
-_FINE_TUNED = "w2v_encoder."
+FINE_TUNED = "w2v_encoder."
 _INNER_SECTION = "model.w2v_args.model"
 # Of FairseqDataclass, and of the sections that older versions merged into one another.
 _KEYS_OF_EVERY_CONFIG = {"_name", "normalize", "data", "tpu"}
+_TASK_OF_AUDIO = ("normalize", "sample_rate")
 _CONTRADICTION = "The checkpoint contradicts itself: was it edited, or saved by a fork of fairseq?"
 _OTHER_PRETRAINED = "Give the checkpoint that the model was fine-tuned from with --pretrained."
+_OTHER_ENCODER = "Give the checkpoint that the encoder was made from with --pretrained."
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,12 @@ class Description:
         }
 
 
-def describe(checkpoint: Checkpoint, *, strict: bool = False) -> Description:
+def describe(checkpoint: Checkpoint, *, strict: str = "") -> Description:
     """Find out what the model is.
 
     Args:
         checkpoint: the file.
-        strict: a cfg that says otherwise than the tensors is a problem, and not a note.
+        strict: what to do where the cfg says otherwise than the tensors, if that is a problem; else it is a note.
 
     Raises:
         UnsupportedModelError: it is of no family.
@@ -130,40 +132,74 @@ def _evidence(checkpoint: Checkpoint) -> Evidence:
         tensors=Tensors({encoder_name(name): tensor for name, tensor in checkpoint.tensors.items()}),
         model=_name(cfg, "model"),
         inner=_name(cfg, _INNER_SECTION),
-        fine_tuned=any(name.startswith(_FINE_TUNED) for name in checkpoint.tensors),
+        fine_tuned=any(name.startswith(FINE_TUNED) for name in checkpoint.tensors),
     )
 
 
 def describe_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Checkpoint, Description]:
-    """Find out what a fine-tuned model is whose architecture stands in the pretrained checkpoint alone.
+    """Find out what a model is whose architecture stands in another checkpoint alone.
 
-    Where ``w2v_args`` is None, ``Wav2VecEncoder.__init__`` and ``HubertEncoder.__init__`` load the checkpoint at
-    ``w2v_path`` and take its cfg.
+    Of a fine-tuned one, that is the pretrained checkpoint: where ``w2v_args`` is None, ``Wav2VecEncoder.__init__`` and
+    ``HubertEncoder.__init__`` load the checkpoint at ``w2v_path`` and take its cfg. Of an encoder that others built
+    upon, it is any checkpoint with the same one.
 
     Returns:
         The checkpoint with the other's cfg at that place, and what the model is.
 
     Raises:
-        UsageError: the checkpoint isn't fine-tuned, or carries its architecture.
+        UsageError: the checkpoint carries its architecture.
         RefusedError: as ``describe``; or the two don't belong together.
     """
-    if not _evidence(checkpoint).fine_tuned or Cfg(checkpoint.cfg).keys(_INNER_SECTION):
+    if carries_architecture(checkpoint):
         raise UsageError(
             f"--pretrained is given, but {checkpoint.path} carries its architecture itself.",
             advice="Leave --pretrained out.",
         )
-    found, inner = describe(pretrained), _evidence(pretrained)
-    model = checkpoint.cfg.get("model")
-    outer = dict(model) if isinstance(model, Mapping) else {}
-    whole = replace(checkpoint, cfg={**checkpoint.cfg, "model": {**outer, "w2v_args": pretrained.cfg}})
+    found, other = describe(pretrained), _evidence(pretrained)
+    is_others = not checkpoint.cfg
+    whole = replace(
+        checkpoint, cfg=_cfg_of_encoder(checkpoint, pretrained) if is_others else _cfg_with(checkpoint, pretrained)
+    )
     family = _recognised(whole, _evidence(whole))
-    if inner.fine_tuned or found.family is not family:
+    advice = _OTHER_ENCODER if is_others else _OTHER_PRETRAINED
+    if found.family is not family or (other.fine_tuned and not is_others):
+        made = "has the encoder of" if is_others else "was fine-tuned from a pretrained"
         raise InconsistentError(
-            f"{pretrained.path} is a {'fine-tuned' if inner.fine_tuned else 'pretrained'} {found.family.name}, and "
-            f"{checkpoint.path} was fine-tuned from a pretrained {family.name}.",
-            advice=_OTHER_PRETRAINED,
+            f"{pretrained.path} is a {'fine-tuned' if other.fine_tuned else 'pretrained'} {found.family.name}, and "
+            f"{checkpoint.path} {made} {family.name}.",
+            advice=advice,
         )
-    return whole, describe(whole, strict=True)
+    return whole, describe(whole, strict=advice)
+
+
+def carries_architecture(checkpoint: Checkpoint) -> bool:
+    """Return whether the checkpoint's own cfg says what the model is."""
+    if not _evidence(checkpoint).fine_tuned:
+        return checkpoint.is_fairseqs or bool(checkpoint.cfg)
+    return bool(Cfg(checkpoint.cfg).keys(_INNER_SECTION))
+
+
+def _cfg_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> Mapping[str, object]:
+    """Return a fine-tuned checkpoint's cfg with the pretrained one's in its place."""
+    return {**checkpoint.cfg, "model": {**_section(checkpoint.cfg, "model"), "w2v_args": pretrained.cfg}}
+
+
+def _cfg_of_encoder(checkpoint: Checkpoint, other: Checkpoint) -> Mapping[str, object]:
+    """Return the cfg of an encoder that has none itself: the other's, as far as both are fine-tuned or pretrained.
+
+    Else it is in the other's ``w2v_args``, or becomes those of a fine-tuned model of which nothing else is known.
+    """
+    is_fine_tuned, is_other = _evidence(checkpoint).fine_tuned, _evidence(other).fine_tuned
+    if is_fine_tuned == is_other:
+        return other.cfg
+    task = {key: value for key, value in _section(other.cfg, "task").items() if key in _TASK_OF_AUDIO}
+    inner = {"model": {"w2v_args": other.cfg}} if is_fine_tuned else _section(_section(other.cfg, "model"), "w2v_args")
+    return {**inner, "task": task}
+
+
+def _section(cfg: Mapping[str, object], name: str) -> Mapping[str, object]:
+    found = cfg.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _name(cfg: Cfg, section: str) -> str | None:
@@ -208,7 +244,7 @@ def _unsupported(problem: str, advice: str) -> UnsupportedModelError:
 class _Reading:
     """One checkpoint's keys, read by a family's rows; gathers every problem and note on the way."""
 
-    def __init__(self, family: Family, evidence: Evidence, cfg: Cfg, *, strict: bool) -> None:
+    def __init__(self, family: Family, evidence: Evidence, cfg: Cfg, *, strict: str) -> None:
         self.family = family
         self.strict = strict
         self.evidence = evidence
@@ -282,7 +318,7 @@ class _Reading:
         # Sizes that are missing or outside their domain make every further check fail, too.
         problems += [] if problems else [problem for check in self.family.checks for problem in check(self.facts)]
         if problems:
-            raise InconsistentError(problems, advice=_OTHER_PRETRAINED if self.strict else _CONTRADICTION)
+            raise InconsistentError(problems, advice=self.strict or _CONTRADICTION)
 
     def _note_unknown_keys(self) -> None:
         known = {row.name for row in self.family.keys.architecture}

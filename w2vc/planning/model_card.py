@@ -55,7 +55,9 @@ with torch.no_grad():
 }
 
 
-def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> bytes:
+def model_card(
+    checkpoint: Checkpoint, description: Description, plan: Plan, pretrained: Checkpoint | None = None
+) -> bytes:
     """The card's contents, in UTF-8."""
     tag = _TAGS.get(plan.head)
     progress = checkpoint.progress
@@ -80,7 +82,7 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         "",
         f"# {description.family.name}, {_TITLES[plan.head]}",
         "",
-        f"Converted by w2vc {__version__} from a checkpoint of fairseq (`{checkpoint.model_name}`{updates}).",
+        f"Converted by w2vc {__version__} from {_source(checkpoint, pretrained)}{updates}).",
         exact,
         "",
         f"- class: `{plan.model_class}`",
@@ -88,6 +90,7 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         f"- input: {description.sample_rate:,} Hz mono, {audio}",
         *_languages(plan),
         f"- fingerprint of the source: `{checkpoint.archive.fingerprint}`",
+        *(() if pretrained is None else [f"- fingerprint of the pretrained one: `{pretrained.archive.fingerprint}`"]),
         "",
         *_good_to_know(description, plan),
         "Run in this directory:",
@@ -98,6 +101,15 @@ def model_card(checkpoint: Checkpoint, description: Description, plan: Plan) -> 
         "",
     ]
     return "\n".join(lines).encode()
+
+
+def _source(checkpoint: Checkpoint, pretrained: Checkpoint | None) -> str:
+    """Say what was converted; whoever calls it closes the bracket."""
+    if checkpoint.is_fairseqs:
+        return f"a checkpoint of fairseq (`{checkpoint.model_name}`"
+    place = f"below `{checkpoint.prefix.removesuffix('.')}`" if checkpoint.prefix else "at the top level"
+    told = "" if pretrained is None else "; what tensors don't show is of the pretrained one"
+    return f"{checkpoint.form} with an encoder of fairseq's in it ({place}{told}"
 
 
 def _good_to_know(description: Description, plan: Plan) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from w2vc.errors import DictionaryError, InconsistentError, UnsupportedModelError, UsageError
+from w2vc.errors import DictionaryError, InconsistentError, UnsupportedModelError, UsageError, shown
 from w2vc.families.family import EVERY_HEAD, Content, Edit, Filling, FirstRow, Head, Part, TargetTensor
 from w2vc.families.interpreter import Description, name_table, pattern
 from w2vc.planning.languages import Language, Languages
@@ -218,11 +218,16 @@ def make_plan(
         config_class=description.target.config_class,
         dtype=written,
         tensors=tensors,
-        drops=(*drops, *(() if languages is None else _replaced(languages))),
+        drops=(*drops, *(() if languages is None else _replaced(languages)), *_outside(checkpoint)),
         config=config,
         vocabulary=words,
         files=_files(description, head, config, words, others, languages),
-        notes=(*description.notes, *(words.notes if words is not None else ()), *_language_notes(languages, words)),
+        notes=(
+            *_place_notes(checkpoint),
+            *description.notes,
+            *(words.notes if words is not None else ()),
+            *_language_notes(languages, words),
+        ),
         beyond=description.target.beyond.get(head, ()),
         language=None if languages is None else languages.chosen.name,
         languages=() if languages is None else languages.names,
@@ -233,6 +238,21 @@ def make_plan(
             for language, vocab in others
         },
     )
+
+
+def _outside(checkpoint: Checkpoint) -> Iterator[Drop]:
+    place = checkpoint.prefix.removesuffix(".")
+    reason = "lies outside the encoder, which is " + (f"below {shown(place, 200)}" if place else "at the top level")
+    return (Drop(tensor, reason) for tensor in checkpoint.outside)
+
+
+def _place_notes(checkpoint: Checkpoint) -> Iterator[str]:
+    if not checkpoint.is_fairseqs:
+        place = checkpoint.prefix.removesuffix(".")
+        where = f"below {shown(place, 200)}" if place else "at the top level"
+        count = len(checkpoint.outside)
+        others = f"; {count} other tensor{'s' if count > 1 else ''} left out" if count else ""
+        yield f"the file is {checkpoint.form}; the encoder in it is {where}{others}"
 
 
 def _refuse(description: Description, head: Head) -> None:
@@ -390,9 +410,11 @@ class _Assignment:
         sources = self._by_target()
         tensors = tuple(self._fill(tensor, sources.get(tensor.name, [])) for tensor in self.wanted.values())
         if self.problems:
+            what = f"The model differs from fairseq's {self.family.name}"
+            additions = "a fork's additions can't be converted."
+            alone = "only an encoder with nothing added or removed below its prefix converts (--prefix names another)."
             raise InconsistentError(
-                self.problems,
-                advice=f"The model differs from fairseq's {self.family.name}; a fork's additions can't be converted.",
+                self.problems, advice=f"{what}; {additions if self.checkpoint.is_fairseqs else alone}"
             )
         return tensors, tuple(self.drops)
 
@@ -426,7 +448,7 @@ class _Assignment:
             name = self.names.named(tensor.name, self.prefix)
             if name is None:
                 self.problems.append(
-                    f"the tensor {tensor.name} {list(tensor.shape)} is not one of a {self.family.name}'s"
+                    f"the tensor {tensor.name_in_file} {list(tensor.shape)} is not one of a {self.family.name}'s"
                 )
             elif name.part not in kept:
                 self.drops.append(Drop(tensor, f"belongs to the {name.part} head, which isn't written"))
@@ -467,7 +489,7 @@ class _Assignment:
     def _compare(self, source: SourceTensor, target: TargetTensor) -> None:
         if source.shape != target.shape:
             self.problems.append(
-                f"the tensor {source.name} has the shape {list(source.shape)}, but {target.name} has "
+                f"the tensor {source.name_in_file} has the shape {list(source.shape)}, but {target.name} has "
                 f"{list(target.shape)}"
             )
         if (source.dtype in _INTEGERS) != (target.kind == "int64"):

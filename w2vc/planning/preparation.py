@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from w2vc.families.interpreter import Description, describe, describe_with
+from w2vc.families.family import Head
+from w2vc.families.interpreter import Description
+from w2vc.families.placing import described, placed
 from w2vc.options import Options
 from w2vc.planning.languages import Spoken, in_one_language
 from w2vc.planning.model_card import model_card
@@ -46,15 +48,15 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
         options: how to convert.
         passed: called when the gate has let the file pass, before torch is imported.
     """
-    found, _, whole = read_and_describe(path, options, passed=passed)
+    found, pretrained, whole = read_and_describe(path, options, passed=passed)
     spoken = in_one_language(found, whole, options.language)
     checkpoint, description = spoken.checkpoint, spoken.description
-    head = chosen_head(description, options.head)
+    head = head_for(checkpoint, description, options)
     dictionary = find_dictionary(spoken, options.dictionary) if head == "ctc" else None
     given = None if options.config is None else read_config(options.config)
     plan = make_plan(checkpoint, description, dictionary, head, options.dtype, given, spoken.languages)
     if options.card:
-        plan = replace(plan, files={**plan.files, "README.md": model_card(checkpoint, description, plan)})
+        plan = replace(plan, files={**plan.files, "README.md": model_card(checkpoint, description, plan, pretrained)})
     provenance = make_record(
         checkpoint.archive.fingerprint,
         options,
@@ -71,12 +73,22 @@ def read_and_describe(
     path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive], None] | None = None
 ) -> tuple[Checkpoint, Checkpoint | None, Description]:
     """Return the checkpoint, the pretrained one that an option names, and what the model is."""
-    checkpoint = read_checkpoint(path, ema=options.ema, passed=passed)
-    if options.pretrained is None:
-        return checkpoint, None, describe(checkpoint)
-    pretrained = read_checkpoint(options.pretrained)
-    whole, description = describe_with(checkpoint, pretrained)
+    checkpoint = placed(read_checkpoint(path, ema=options.ema, passed=passed), options.prefix)
+    pretrained = None if options.pretrained is None else placed(read_checkpoint(options.pretrained), None)
+    whole, description = described(checkpoint, pretrained)
     return whole, pretrained, description
+
+
+def head_for(checkpoint: Checkpoint, description: Description, options: Options) -> Head:
+    """Return the head to convert with.
+
+    Of what others made of a model, ``auto`` is the encoder alone, unless there is a dictionary for its CTC head.
+    """
+    wanted = options.head
+    if wanted == "auto" and not checkpoint.is_fairseqs:
+        has_dictionary = options.dictionary is not None or checkpoint.dictionary is not None
+        wanted = "ctc" if description.vocabulary is not None and has_dictionary else "none"
+    return chosen_head(description, wanted)
 
 
 def find_dictionary(spoken: Spoken, place: Path | None) -> Dictionary | None:

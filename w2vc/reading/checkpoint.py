@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from w2vc.errors import NotACheckpointError, UsageError, shown
 from w2vc.reading.archive import Archive, examine, open_checkpoint
 from w2vc.reading.budget import Budget
+from w2vc.reading.containers import FAIRSEQS, Contents, contents_of
 from w2vc.reading.dictionary import Dictionary, dictionary_of_symbols
 from w2vc.reading.nodes import Node, entries
 from w2vc.reading.opening import identity_of
@@ -95,6 +96,10 @@ class Checkpoint:
         groups: those of ``tensors`` that lie in a dict of their own within the state dict (data2vec's ``_ema``), by the
             dict's name and by their names in it.
         adapters: by language (MMS); none in nearly all checkpoints.
+        form: what the file is, for people: ``fairseq's``, or what somebody else made of a model.
+        keys: those that lead from the file's value to the state dict.
+        prefix: what stands before fairseq's names in somebody else's state dict.
+        outside: what else there is in it, under the file's names.
     """
 
     path: Path
@@ -110,6 +115,15 @@ class Checkpoint:
     progress: Progress
     groups: Mapping[str, Mapping[str, SourceTensor]] = field(default_factory=dict)
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    form: str = FAIRSEQS
+    keys: tuple[str, ...] = ("model",)
+    prefix: str = ""
+    outside: tuple[SourceTensor, ...] = ()
+
+    @property
+    def is_fairseqs(self) -> bool:
+        """Whether fairseq saved it, and not somebody who built upon its encoder."""
+        return self.form == FAIRSEQS
 
     @property
     def model_name(self) -> str:
@@ -168,12 +182,10 @@ class _Saved:
         return fields(self.values.get(key), self.globals) or {}
 
     def checkpoint(self, identity: tuple[int, ...], *, ema: bool) -> Checkpoint:
-        model = self.values.get("model")
         cfg_form, cfg = self.config()
-        if fields(model, self.globals) is None:
-            raise self.not_fairseqs("has no state dict under 'model'")
-        if cfg is None:
-            raise self.not_fairseqs("has neither 'cfg' nor 'args'")
+        held = self.contents(cfg)
+        if held.words != FAIRSEQS:
+            cfg_form, cfg = self.others_config(held)
         ema_model = self.extra.get("ema")
         has_ema = bool(fields(ema_model, self.globals))
         if ema and not has_ema:
@@ -181,7 +193,7 @@ class _Saved:
                 f"{self.path} has no EMA weights (extra_state['ema'])",
                 advice="Leave --ema out to convert the model's own weights.",
             )
-        found = self.state_dict(ema_model if ema else model, "extra_state['ema']" if ema else "model")
+        found = self.ema_weights(ema_model) if ema else self.weights(held)
         if not found.tensors:
             raise NotACheckpointError(
                 f"{self.path} has no tensor under 'model'", advice="Give a checkpoint with a model in it."
@@ -194,21 +206,60 @@ class _Saved:
             identity=identity,
             tensors=found.tensors,
             has_ema=has_ema,
-            cfg=cfg,
+            cfg=cfg or {},
             cfg_form=cfg_form,
             dictionary=self.dictionary(self.values.get("task_state"), "task_state"),
             is_shard="shard_metadata" in self.values,
             optimizer_bytes=self.bytes_beside([found.tensors, *(adapter.tensors for adapter in adapters.values())]),
-            progress=self.progress(cfg),
+            progress=self.progress(cfg or {}),
             groups=found.groups,
             adapters=adapters,
+            form=held.words,
+            keys=("extra_state", "ema") if ema else held.keys,
         )
+
+    def contents(self, cfg: Mapping[str, object] | None) -> Contents:
+        """Return where the state dict is: below ``model`` where fairseq saved the file, elsewhere in others' files."""
+        model = fields(self.values.get("model"), self.globals)
+        if model is not None and cfg is not None and self.is_config_fairseqs():
+            return Contents(FAIRSEQS, ("model",), model, {})
+        held = contents_of(self.values, self.globals)
+        if held is None:
+            raise self.not_fairseqs(
+                "has no state dict under 'model'" if model is None else "has neither 'cfg' nor 'args'"
+            )
+        return held
+
+    def is_config_fairseqs(self) -> bool:
+        """Return whether ``args`` are fairseq's, which name an architecture: many programs keep theirs there."""
+        if self.stored_config("cfg") is not None:
+            return True
+        args = self.stored_config("args")
+        held = fields(args, self.globals) or attributes(args, self.globals) or {}
+        return "arch" in held or "model" in held
+
+    def others_config(self, held: Contents) -> tuple[str, dict[str, object] | None]:
+        """Return the sections of fairseq's config that somebody else's file carries."""
+        what = f"{self.path}: the config"
+        sections = {name: plain(value, self.globals, what) for name, value in held.config.items()}
+        if not all(isinstance(section, dict) for section in sections.values()):
+            return "none", None
+        return ("dict", in_sections(sections, what)) if sections else ("none", None)
+
+    def weights(self, held: Contents) -> StateDict:
+        if held.words == FAIRSEQS:
+            return self.state_dict(self.values["model"], "model")
+        what = "".join(held.keys) or "the state dict"
+        return read_state_dict(held.values, len(held.values), self.globals, self.archive.records, what, self.budget)
+
+    def ema_weights(self, ema_model: object) -> StateDict:
+        return self.state_dict(ema_model, "extra_state['ema']")
 
     def not_fairseqs(self, what: str) -> NotACheckpointError:
         keys = ", ".join(shown(key, 40) for key in list(self.values)[:6]) or "none"
         return NotACheckpointError(
             f"{self.path} {what}: it is not a checkpoint of fairseq (its keys: {keys})",
-            advice="Give the checkpoint_*.pt that fairseq saved; a bare state dict doesn't say what the model is.",
+            advice="Give the checkpoint_*.pt that fairseq saved, or a file with an encoder of fairseq's in it.",
         )
 
     def state_dict(self, model: object, what: str) -> StateDict:
@@ -219,11 +270,17 @@ class _Saved:
     def config(self) -> tuple[str, dict[str, object] | None]:
         """Return the config as nested dicts; fairseq prefers ``cfg`` over ``args`` (``load_model_ensemble``)."""
         for key in ("cfg", "args"):
-            stored = self.values.get(key)
-            if fields(stored, self.globals) or attributes(stored, self.globals) is not None:
+            stored = self.stored_config(key)
+            if stored is not None:
                 what = f"{self.path}: {key}"
                 return _form(stored, self.globals), in_sections(plain(stored, self.globals, what), what)
         return "none", None
+
+    def stored_config(self, key: str) -> Any:
+        """Return a value of the root's that may be a config; None where it can't be one."""
+        stored = self.values.get(key)
+        is_config = fields(stored, self.globals) or attributes(stored, self.globals) is not None
+        return stored if is_config else None
 
     def dictionary(self, state: object, origin: str) -> Dictionary | None:
         stored = (fields(state, self.globals) or {}).get("target_dictionary")

@@ -33,6 +33,7 @@ class SourceTensor:
         offset: of its first element, in bytes from the beginning of the record.
         adapter: the language whose adapter it is in, where the file has adapters of their own (MMS).
         index: the place of the first axis that it is, where it is a part of the file's tensor.
+        prefix: what the file has before its name.
     """
 
     name: str
@@ -43,11 +44,17 @@ class SourceTensor:
     offset: int
     adapter: str = ""
     index: int | None = None
+    prefix: str = ""
+
+    @property
+    def name_in_file(self) -> str:
+        """What its state dict calls it."""
+        return f"{self.prefix}{self.name}"
 
     @property
     def key(self) -> str:
         """The name under which ``load_with_bytes`` gives the file's tensor."""
-        return f"adapter.{self.adapter}.{self.name}" if self.adapter else self.name
+        return f"adapter.{self.adapter}.{self.name}" if self.adapter else self.name_in_file
 
     def of(self, loaded: Any) -> Any:
         """Return this tensor's values out of the file's tensor; both are torch's, which the gate never imports."""

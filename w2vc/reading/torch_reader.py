@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedReader, BytesIO, RawIOBase
 from pathlib import Path
@@ -45,7 +45,7 @@ def confirm_with_torch(file: BinaryIO, archive: Archive) -> None:
     confirm(archive.program, saved, classes, archive.path)
 
 
-def load_with_bytes(file: BinaryIO, archive: Archive, *, ema: bool = False) -> dict[str, Tensor]:
+def load_with_bytes(file: BinaryIO, archive: Archive, keys: Sequence[str] = ("model",)) -> dict[str, Tensor]:
     """Return a state dict's tensors as torch gives them, by name; those of a group are named ``GROUP.NAME``.
 
     A zip file is mapped: its pages are read when they are used, and the kernel can drop them again. A legacy file is
@@ -54,7 +54,7 @@ def load_with_bytes(file: BinaryIO, archive: Archive, *, ema: bool = False) -> d
     Args:
         file: of the archive, opened by whoever made sure that it is still the one that was confirmed.
         archive: what the gate found; torch has confirmed it.
-        ema: take the EMA weights instead of the model's.
+        keys: those that lead to the state dict.
 
     Raises:
         DamagedError: torch can't read it.
@@ -65,7 +65,9 @@ def load_with_bytes(file: BinaryIO, archive: Archive, *, ema: bool = False) -> d
     source: Any = _path_of(file, archive) if is_zip else BufferedReader(_WithoutNumber(file))
     with _reading(archive, stand_ins(archive.program.globals.values())):
         saved = torch.load(source, map_location="cpu", weights_only=True, mmap=is_zip)
-    model = saved.get("extra_state", {}).get("ema") if ema else saved.get("model")
+    model: Any = saved
+    for key in keys:
+        model = dict.get(model, key) if isinstance(model, dict) and _is_dict(model) else None
     return {**(dict(_tensors(model)) if _is_dict(model) else {}), **dict(_adapters(saved.get("adapter")))}
 
 
@@ -128,8 +130,9 @@ def _tensors(model: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
     for name, value in dict.items(model):
         if isinstance(value, torch.Tensor):
             yield str(name), value
-        elif _is_dict(value):
-            yield from ((f"{name}.{inner}", tensor) for inner, tensor in _tensors(value))
+        elif isinstance(value, dict) and _is_dict(value):
+            tensors = ((inner, held) for inner, held in dict.items(value) if isinstance(held, torch.Tensor))
+            yield from ((f"{name}.{inner}", tensor) for inner, tensor in tensors)
 
 
 def _is_dict(value: object) -> bool:

@@ -64,6 +64,7 @@ def verify(
     ema: bool = False,
     config: AnyPath | None = None,
     pretrained: AnyPath | None = None,
+    prefix: str | None = None,
     language: str | None = None,
     wav: AnyPath | None = None,
     atol: float | None = None,
@@ -81,6 +82,7 @@ def verify(
         ema: the EMA weights were converted.
         config: the ``config.json`` that was given to ``convert``, if one was.
         pretrained: as for ``convert``.
+        prefix: as for ``convert``; None takes what the output says of itself.
         language: that was converted with; None takes what the output says of itself.
         wav: a recording to feed both models with instead of the built-in signal.
         atol: the largest relative error of an output that counts as the same, instead of ``BOUND``.
@@ -107,6 +109,7 @@ def verify(
             "ema": ema,
             "config": config,
             "pretrained": pretrained,
+            "prefix": _prefix(record) if prefix is None else prefix,
             "language": _language(record) if language is None else language,
             "card": False,
         }
@@ -114,7 +117,7 @@ def verify(
     prepared = prepare(Path(checkpoint), options)
     read, plan, words, description = prepared.checkpoint, prepared.plan, prepared.dictionary, prepared.description
     audio = _audio(wav, description.sample_rate)
-    loaded = _loaded(read, ema=ema)
+    loaded = _loaded(read)
     sources = _sources(loaded, read.tensors.values())
     gathered = _Gathered()
     if weights_problem is None:
@@ -205,14 +208,18 @@ def _language(record: Record | None) -> str | None:
     return None if record is None else record.language or None
 
 
-def _loaded(checkpoint: Checkpoint, *, ema: bool) -> dict[str, Tensor]:
+def _prefix(record: Record | None) -> str | None:
+    return None if record is None else record.prefix or None
+
+
+def _loaded(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the tensors as ``torch.load`` gives them, of the very file that was described and planned."""
     with open_checkpoint(checkpoint.path) as file:
         if identity_of(file.fileno()) != checkpoint.identity:
             raise DamagedError(
                 f"{checkpoint.path} changed while it was read.", advice="Wait until it has been written, run again."
             )
-        return load_with_bytes(file, checkpoint.archive, ema=ema)
+        return load_with_bytes(file, checkpoint.archive, checkpoint.keys)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -220,6 +227,7 @@ def _loaded(checkpoint: Checkpoint, *, ema: bool) -> dict[str, Tensor]:
 
 
 _ENCODER_ALONE = "encoder.layer_norm.weight"
+_CTC_HEAD = "lm_head.weight"
 
 
 def _bound(atol: float | None) -> float:
@@ -272,7 +280,7 @@ def _head(output: Path, found: Mapping[str, Entry], record: Record | None) -> st
         return record.head
     if found:
         # A model with a head has its encoder's tensors below a prefix.
-        return "none" if _ENCODER_ALONE in found else "auto"
+        return "none" if _ENCODER_ALONE in found else "ctc" if _CTC_HEAD in found else "auto"
     try:
         classes = read_json(output / "config.json").get("architectures")
     except ValueError:

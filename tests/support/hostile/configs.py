@@ -202,12 +202,12 @@ def cfg_key_with_a_surrogate() -> bytes:
     return changed_cfg(lambda cfg: cfg["model"].update({"\ud800": 1}))
 
 
-@hostile("lies", 3, "neither 'cfg' nor 'args'")
+@hostile("lies", 4, "carries no config")
 def no_cfg() -> bytes:
     return ZIP.with_saved({**ZIP.saved(), "cfg": None})
 
 
-@hostile("lies", 3, "neither 'cfg' nor 'args'")
+@hostile("lies", 4, "carries no config")
 def cfg_that_is_a_text() -> bytes:
     return ZIP.with_saved({**ZIP.saved(), "cfg": "${oc.env:HOME}"})
 
