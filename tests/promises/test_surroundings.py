@@ -194,16 +194,22 @@ def pipe(tmp_path: Path) -> Path:
 ODD = ("pipe", "/dev/zero", "/dev/stdin", "/dev/full", "/proc/kcore", "/proc/kmsg", "/proc/self/mem", ".", "endless")
 
 
-@pytest.mark.parametrize("place", ODD)
-@pytest.mark.parametrize("option", ["--dict", "--config", "manifest"])
+@pytest.mark.parametrize(
+    ("option", "place"),
+    # A folder is no manifest, but one of the things that a batch takes.
+    [
+        (option, place)
+        for option in ("--dict", "--config", "manifest")
+        for place in ODD
+        if (option, place) != ("manifest", ".")
+    ],
+)
 def test_what_is_no_small_file_is_refused_at_once(option: str, place: str, pipe: Path) -> None:
     folder = pipe.parent
     with (folder / "endless").open("wb") as file:
         file.truncate(2**40)
     given = place if place.startswith("/") else str(folder / place)
     if option == "manifest":
-        if place == ".":
-            pytest.skip("a folder is no manifest but a folder")
         (folder / "list.csv").symlink_to(given)
         result = run("batch", folder / "list.csv", "--output", folder / "out", stdin=subprocess.DEVNULL)
     else:
@@ -217,12 +223,11 @@ def test_a_checkpoint_that_is_none_has_the_code_of_unreadable_ones(pipe: Path) -
         two_lines(run("convert", place, pipe.parent / "out", stdin=subprocess.DEVNULL), 3)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give its rights up for a moment")
 def test_a_checkpoint_that_may_not_be_read_has_the_code_of_unreadable_ones(tmp_path: Path) -> None:
     secret = tmp_path / "secret.pt"
     shutil.copyfile(SOURCE, secret)
     secret.chmod(0)
-    without_rights = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    without_rights = [] if os.geteuid() else ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     two_lines(run("inspect", secret, command=[*without_rights, *SCRIPT]), 3, "Permission denied")
 
 
@@ -365,6 +370,13 @@ def test_wrong_usage_is_answered_with_what_was_meant(
     arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path
 ) -> None:
     two_lines(run(*arguments, cwd=tmp_path), 2, *words)
+
+
+@pytest.mark.parametrize(("line", "choices"), [("--dtype b", "bfloat16 bf16"), ("--head p", "pretraining projection")])
+def test_a_shell_completes_choices(line: str, choices: str) -> None:
+    asked = {"COMP_WORDS": f"w2vc convert a.pt out {line}", "COMP_CWORD": "5"}
+    result = run(env={"_W2VC_COMPLETE": "complete_bash", **asked})
+    assert result.stdout.split() == choices.split(), result.stderr
 
 
 @pytest.mark.parametrize(("alias", "dtype"), [("fp16", "float16"), ("bf16", "bfloat16"), ("fp32", "float32")])

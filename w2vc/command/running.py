@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import json
+import os
 import shlex
 import sys
 import traceback
@@ -16,6 +17,8 @@ from w2vc.command.exit_codes import RESOURCES, USAGE, exit_code
 from w2vc.command.main import INTERRUPTED
 from w2vc.errors import UsageError, W2vcError
 
+# Set by a shell that asks what a command line could go on with (typer's completion).
+_COMPLETION = "_W2VC_COMPLETE"
 _MEMORY = "Give the process more memory, or run fewer at a time."
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "cannot allocate memory", "can't start new thread")
 
@@ -37,10 +40,10 @@ def _run(arguments: Sequence[str]) -> int:
         from w2vc.command.app import COMMANDS, app
 
         _check_command(arguments, COMMANDS)
-        if not arguments:
-            app(["--help"], standalone_mode=False)
+        if not arguments and _COMPLETION not in os.environ:
+            app(["--help"], prog_name="w2vc", standalone_mode=False)
             return USAGE
-        result = app(list(arguments), standalone_mode=False)
+        result = app(list(arguments), prog_name="w2vc", standalone_mode=False)
     except KeyboardInterrupt:
         result = INTERRUPTED
     except Exception as error:
