@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import w2vc
-from tests.conftest import CONVERTIBLE, FIXTURES, checkpoint
+from tests.conftest import CONVERTIBLE, FIXTURES, checkpoint, options
 from w2vc.errors import DamagedError, DictionaryError, DifferenceError, MissingError, UsageError
 from w2vc.planning.processor import tokenizer_config, vocabulary
 from w2vc.reading import checkpoint as reading
@@ -94,7 +94,7 @@ def stages_of(name: str, config: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("name", CONVERTIBLE)
 def test_every_converted_fixture_is_the_same(name: str, converted: Converted) -> None:
-    verification = verify(checkpoint(name), converted(name))
+    verification = verify(checkpoint(name), converted(name), **options(name))
     assert verification.findings == ()
     assert verification.verdict.startswith("the same: ")
     config = json.loads((converted(name) / "config.json").read_text())
