@@ -327,6 +327,18 @@ def adapters(saved: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def test_what_a_released_language_lacks_it_has_from_the_model_as_in_fairseq(tmp_path: Path) -> None:
+    def change(saved: dict[str, Any]) -> None:
+        language = adapters(saved)["eng"]["model"]
+        del (language.items if isinstance(language, forgery.Made) else language)[LAYER + "W_a"]
+
+    file = forged("mms_released_ctc", tmp_path / "forged.pt", change)
+    w2vc.convert(file, tmp_path / "out", language="uzb-script_latin")
+    found = load_file(tmp_path / "out" / "adapter.eng.safetensors")
+    own = fixture("mms_released_ctc").tensors[LAYER + "W_a"][0]
+    assert torch.equal(found["wav2vec2.encoder.layers.1.adapter_layer.linear_1.weight"], own)
+
+
 def test_a_released_language_without_a_dictionary_is_missed(tmp_path: Path) -> None:
     def change(saved: dict[str, Any]) -> None:
         adapters(saved)["eng"].pop("task_state")

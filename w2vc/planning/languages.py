@@ -45,13 +45,13 @@ class Languages:
     Attributes:
         chosen: the one.
         every: all of them, it included.
-        replaced: the model's own tensors that the chosen one's take the place of.
+        own: the model's tensors that a language may have its own in the place of, by name.
         have_dictionaries: whether each has a dictionary of its own, or all of them have the model's.
     """
 
     chosen: Language
     every: tuple[Language, ...]
-    replaced: tuple[SourceTensor, ...]
+    own: Mapping[str, SourceTensor]
     have_dictionaries: bool
 
     @property
@@ -104,7 +104,7 @@ def in_one_language(checkpoint: Checkpoint, description: Description, wanted: st
     languages = Languages(
         chosen=_chosen(every, wanted),
         every=every,
-        replaced=tuple(checkpoint.tensors[name] for name in _replaced(checkpoint)),
+        own={name: checkpoint.tensors[name] for name in _replaced(checkpoint)},
         have_dictionaries=bool(checkpoint.adapters),
     )
     spoken = replace(

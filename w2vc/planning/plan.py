@@ -231,12 +231,7 @@ def make_plan(
         beyond=description.target.beyond.get(head, ()),
         language=None if languages is None else languages.chosen.name,
         languages=() if languages is None else languages.names,
-        adapters={
-            f"adapter.{language.name}.safetensors": _exchanged(
-                checkpoint, description, config, written, language, vocab
-            )
-            for language, vocab in others
-        },
+        adapters=_adapters(_as_it_was(checkpoint, languages), description, config, written, others),
     )
 
 
@@ -328,8 +323,9 @@ Others = tuple[tuple[Language, Vocabulary], ...]
 
 
 def _replaced(languages: Languages) -> Iterator[Drop]:
-    for tensor in languages.replaced:
-        yield Drop(tensor, "the chosen language's own takes its place")
+    for name, tensor in languages.own.items():
+        if name in languages.chosen.tensors:
+            yield Drop(tensor, "the chosen language's own takes its place")
 
 
 def _other_vocabularies(description: Description, words: Vocabulary | None, languages: Languages | None) -> Others:
@@ -364,18 +360,19 @@ def _language_notes(languages: Languages | None, words: Vocabulary | None) -> It
         yield f"transformers' tokenizer of phonemes has one language: vocab.json is that of {languages.chosen.name}"
 
 
-def _exchanged(
-    checkpoint: Checkpoint,
-    description: Description,
-    config: Mapping[str, object],
-    dtype: str,
-    language: Language,
-    words: Vocabulary,
-) -> tuple[Move | Make, ...]:
-    """What a loaded model exchanges when it is given this language."""
-    of_language = replace(checkpoint, tensors={**checkpoint.tensors, **language.tensors})
-    assignment = _Assignment(of_language, description, {**config, "vocab_size": len(words.tokens)}, "ctc", dtype)
-    return assignment.exchanged(language)
+def _as_it_was(checkpoint: Checkpoint, languages: Languages | None) -> Checkpoint:
+    """Return the checkpoint without the chosen language's tensors: what a language lacks, it has from the model."""
+    return checkpoint if languages is None else replace(checkpoint, tensors={**checkpoint.tensors, **languages.own})
+
+
+def _adapters(
+    checkpoint: Checkpoint, description: Description, config: Mapping[str, object], dtype: str, others: Others
+) -> dict[str, tuple[Move | Make, ...]]:
+    """Return the files with which a loaded model exchanges its language, by name."""
+    if not others:
+        return {}
+    exchange = _Exchange(checkpoint, description, config, dtype)
+    return {f"adapter.{language.name}.safetensors": exchange.tensors(language, words) for language, words in others}
 
 
 _INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "bool")
@@ -397,11 +394,11 @@ class _Assignment:
         self.family = family
         self.head = head
         self.dtype = dtype
-        self.target = description.target
         self.prefix = description.target.prefix_for(head)
         self.wanted = {tensor.name: tensor for tensor in description.target.tensors(config, head)}
         self.names = name_table(family.names(facts))
         self.fillings = tuple((pattern(filling.target), filling) for filling in family.fillings(facts))
+        self.known_fillings: dict[str, Filling | None] = {}
         self.edits = family.edits(facts)
         self.problems: list[str] = []
         self.drops: list[Drop] = []
@@ -417,29 +414,6 @@ class _Assignment:
                 self.problems, advice=f"{what}; {additions if self.checkpoint.is_fairseqs else alone}"
             )
         return tensors, tuple(self.drops)
-
-    def exchanged(self, language: Language) -> tuple[Move | Make, ...]:
-        """Return what this language exchanges, of all that the target has."""
-        patterns = [pattern(name) for name in self.target.exchanged]
-        self.wanted = {
-            name: tensor
-            for name, tensor in self.wanted.items()
-            if any(compiled.fullmatch(name.removeprefix(self.prefix)) for compiled in patterns)
-        }
-        sources: dict[str, list[SourceTensor]] = {}
-        for source, tensor in self.checkpoint.tensors.items():
-            name = self.names.named(source, self.prefix)
-            if name is not None and name.target in self.wanted:
-                sources.setdefault(name.target, []).append(tensor.selected(0) if name.by_language else tensor)
-            elif source in language.tensors:
-                self.problems.append(f"the tensor {source} is none that transformers exchanges with a language")
-        tensors = tuple(self._fill(tensor, sources.get(tensor.name, [])) for tensor in self.wanted.values())
-        if self.problems:
-            raise InconsistentError(
-                [f"the language {language.name}: {problem}" for problem in self.problems],
-                advice=f"The languages differ from those of fairseq's {self.family.name}; a fork's can't be converted.",
-            )
-        return tensors
 
     def _by_target(self) -> dict[str, list[SourceTensor]]:
         kept: tuple[Part, ...] = ("encoder",) if self.head == "none" else ("encoder", self.head)
@@ -484,7 +458,10 @@ class _Assignment:
         return Make(target.name, target.shape, dtype, filling.content, filling.reason, filling.value)
 
     def _filling(self, name: str) -> Filling | None:
-        return next((filling for compiled, filling in self.fillings if compiled.fullmatch(name)), None)
+        if name not in self.known_fillings:
+            matching = (filling for compiled, filling in self.fillings if compiled.fullmatch(name))
+            self.known_fillings[name] = next(matching, None)
+        return self.known_fillings[name]
 
     def _compare(self, source: SourceTensor, target: TargetTensor) -> None:
         if source.shape != target.shape:
@@ -502,6 +479,59 @@ class _Assignment:
             whole = all(tensor.nbytes == tensor.storage.size for tensor in (first, other))
             if whole and None not in sums and sums[0] != sums[1]:
                 self.problems.append(different(first, other))
+
+
+class _Exchange(_Assignment):
+    """Fills what a loaded model exchanges when it is given another language.
+
+    There may be a thousand languages of three hundred tensors: what is the same for all of them is found once.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, description: Description, config: Mapping[str, object], dtype: str
+    ) -> None:
+        super().__init__(checkpoint, description, config, "ctc", dtype)
+        self.description = description
+        self.config = config
+        self.patterns = [pattern(name) for name in description.target.exchanged]
+        self.by_size: dict[int, dict[str, TargetTensor]] = {}
+        of_model = ((source, self.names.named(source, self.prefix)) for source in checkpoint.tensors)
+        self.sources = {
+            source: name
+            for source, name in of_model
+            if name is not None and name.target is not None and self._is_exchanged(name.target)
+        }
+
+    def _is_exchanged(self, target: str) -> bool:
+        return any(compiled.fullmatch(target.removeprefix(self.prefix)) for compiled in self.patterns)
+
+    def _wanted(self, symbols: int) -> dict[str, TargetTensor]:
+        if symbols not in self.by_size:
+            every = self.description.target.tensors({**self.config, "vocab_size": symbols}, self.head)
+            self.by_size[symbols] = {tensor.name: tensor for tensor in every if self._is_exchanged(tensor.name)}
+        return self.by_size[symbols]
+
+    def tensors(self, language: Language, words: Vocabulary) -> tuple[Move | Make, ...]:
+        """Return what this language's file holds."""
+        self.problems = [
+            f"the tensor {source} is none that transformers exchanges with a language"
+            for source in language.tensors
+            if source not in self.sources
+        ]
+        found: dict[str, list[SourceTensor]] = {}
+        for source, name in self.sources.items():
+            tensor = language.tensors.get(source, self.checkpoint.tensors[source])
+            part = tensor.selected(0) if name.by_language else tensor
+            found.setdefault(str(name.target), []).append(part)
+        tensors = tuple(
+            self._fill(tensor, found.get(tensor.name, [])) for tensor in self._wanted(len(words.tokens)).values()
+        )
+        if self.problems:
+            raise InconsistentError(
+                [f"the language {language.name}: {problem}" for problem in self.problems],
+                advice=f"The languages differ from those of fairseq's {self.family.name}; a fork's can't be converted.",
+            )
+        return tensors
 
 
 def different(first: SourceTensor, other: SourceTensor) -> str:
