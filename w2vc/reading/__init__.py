@@ -12,8 +12,8 @@ Two readers look at the file. In the order of the data:
                                what w2vc goes on with. nodes are its values; policy says which globals may be named,
                                arguments what they may be called with, globals_used, keys and storages keep the
                                accounts of what is named, hashed and pointed at; measure looks at the whole
-    values, tensors, sections, dictionary, checkpoint
-                               plain values and tensors from the nodes
+    values, tensors, containers, sections, dictionary, checkpoint
+                               plain values and tensors from the nodes, wherever somebody put the state dict
     stand_ins, torch_reader, confirmation
                                torch.load, the second reader, with inert classes; it has to find the same
     budget                     all limits, each with its reason
