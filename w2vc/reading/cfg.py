@@ -10,6 +10,8 @@ from w2vc.reading.domains import Domain
 
 _INTERPOLATION = re.compile(r"\$\{[A-Za-z_]\w*(\.\w+)*\}", re.ASCII)
 _MISSING = "???"
+# The longest list that a row shows (latent_temp) has three.
+_MOST_ITEMS = 20
 # Takes the place of what a resolver would make; a text that omegaconf leaves alone.
 _NEVER_RUN = "(a resolver)"
 
@@ -40,13 +42,12 @@ class Cfg:
         return [str(key) for key in found] if isinstance(found, DictConfig) else []
 
     def value(self, path: str) -> object:
-        """Return the value at a dotted path; None where it is missing, null or made by a resolver."""
-        from omegaconf import DictConfig, ListConfig, OmegaConf
+        """Return the value at a dotted path; None where it is missing, null or made by a resolver.
 
+        Of a section, or of a list that is long or nested, only its size is told, in words.
+        """
         found = self._selected(path)
-        if isinstance(found, (DictConfig, ListConfig)):
-            return OmegaConf.to_container(found)
-        return None if found == _NEVER_RUN else found
+        return None if isinstance(found, str) and found == _NEVER_RUN else _plain(found)
 
     def _selected(self, path: str) -> object:
         from omegaconf import OmegaConf
@@ -65,16 +66,29 @@ class Cfg:
         A value outside the domain is a problem, and so is one that a resolver would make: the default would be a guess.
         """
         found = self._selected(path)
-        if found == _NEVER_RUN:
+        if isinstance(found, str) and found == _NEVER_RUN:
             self.problems.append(f"cfg.{path} would be made by a resolver of omegaconf, which w2vc never runs")
             return default
         if found is None:
             return default
         accepted = domain.accept(found)
         if accepted is None:
-            self.problems.append(f"cfg.{path} is {short(found)}, which is not {domain.words}")
+            self.problems.append(f"cfg.{path} is {short(_plain(found))}, which is not {domain.words}")
             return default
         return accepted
+
+
+def _plain(found: object) -> object:
+    """A scalar as it is, a short list of scalars as a list; omegaconf takes long for each further value."""
+    from omegaconf import DictConfig, ListConfig
+
+    if isinstance(found, DictConfig):
+        return f"(a section of {len(found)} keys)"
+    if not isinstance(found, ListConfig):
+        return found
+    items = list(found) if len(found) <= _MOST_ITEMS else []
+    is_simple = bool(items) and not any(isinstance(item, (DictConfig, ListConfig)) for item in items)
+    return items if is_simple or not len(found) else f"(a list of {len(found)} values)"
 
 
 def _without_resolvers(value: object) -> object:
