@@ -29,6 +29,8 @@ from w2vc.errors import OutputError, UsageError
 from w2vc.options import Options
 from w2vc.planning.provenance import find_record
 
+pytestmark = pytest.mark.slow
+
 GOOD = (
     "relative_ctc",
     "rotary_ctc",

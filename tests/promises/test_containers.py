@@ -22,6 +22,8 @@ from w2vc.errors import (
     W2vcError,
 )
 
+pytestmark = pytest.mark.slow
+
 BARE = "wav2vec2_base_pretraining"
 FINE_TUNED = "wav2vec2_base_ctc"
 PLACES = {

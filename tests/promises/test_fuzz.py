@@ -11,6 +11,8 @@ import pytest
 import w2vc
 from tests.support.fuzz import Seed, fuzz, seeds, verdict
 
+pytestmark = pytest.mark.slow
+
 # About a minute; more by hand: python -m tests.support.fuzz --count 100000 --seed 7
 COUNT = 2000
 

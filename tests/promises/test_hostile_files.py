@@ -21,6 +21,8 @@ from tests.support.hostile_files import CANARY, CASES, Case
 from tests.support.sandbox import SECRET, Run, Sandbox, sandbox
 from tests.support.strangers import Snapshot, Strangers
 
+pytestmark = pytest.mark.slow
+
 MEGABYTES = 600
 SECONDS = 20
 # 20 problems, each shortened, and a piece of advice.

@@ -28,6 +28,8 @@ from w2vc.errors import OutputExistsError, OutputWriteError
 from w2vc.writing.output_directory import _exchange as exchange
 from w2vc.writing.output_directory import check_free, output_directory
 
+pytestmark = pytest.mark.slow
+
 # A hundred kills in all.
 KILLS_BEFORE, KILLS_DURING, KILLS_AFTER = 20, 70, 10
 SIGNALS = 12

@@ -24,6 +24,8 @@ from w2vc.batching.pool import import_path
 from w2vc.errors import UsageError
 from w2vc.paths import read_small_file
 
+pytestmark = pytest.mark.slow
+
 SOURCE = checkpoint("relative_ctc")
 ROOT = str(Path(w2vc.__file__).parent.parent)
 MODULE = [sys.executable, "-m", "w2vc"]

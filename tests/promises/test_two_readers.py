@@ -14,6 +14,8 @@ from tests.support.fuzz import slim
 from tests.support.two_readers import base_of, differences, run, tally_of
 from w2vc.errors import W2vcError
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINTS = sorted(FIXTURES.glob("**/*.pt"))
 # About a minute; more by hand: python -m tests.support.two_readers --count 5000 --seed 7
 COUNT = 1000

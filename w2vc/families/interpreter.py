@@ -122,18 +122,22 @@ def describe(checkpoint: Checkpoint, *, strict: str = "") -> Description:
         UnsupportedModelError: it is of no family.
         InconsistentError: cfg and tensors, or the tensors among themselves, don't fit; all problems are listed.
     """
-    evidence = _evidence(checkpoint)
-    return _Reading(_recognised(checkpoint, evidence), evidence, Cfg(checkpoint.cfg), strict=strict).description()
-
-
-def _evidence(checkpoint: Checkpoint) -> Evidence:
     cfg = Cfg(checkpoint.cfg)
+    evidence = _evidence(checkpoint, cfg)
+    return _Reading(_recognised(checkpoint, evidence), evidence, cfg, strict=strict).description()
+
+
+def _evidence(checkpoint: Checkpoint, cfg: Cfg) -> Evidence:
     return Evidence(
         tensors=Tensors({encoder_name(name): tensor for name, tensor in checkpoint.tensors.items()}),
         model=_name(cfg, "model"),
         inner=_name(cfg, _INNER_SECTION),
-        fine_tuned=any(name.startswith(FINE_TUNED) for name in checkpoint.tensors),
+        fine_tuned=_is_fine_tuned(checkpoint),
     )
+
+
+def _is_fine_tuned(checkpoint: Checkpoint) -> bool:
+    return any(name.startswith(FINE_TUNED) for name in checkpoint.tensors)
 
 
 def describe_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Checkpoint, Description]:
@@ -155,17 +159,17 @@ def describe_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Check
             f"--pretrained is given, but {checkpoint.path} carries its architecture itself.",
             advice="Leave --pretrained out.",
         )
-    found, other = describe(pretrained), _evidence(pretrained)
+    found, is_tuned = describe(pretrained), _is_fine_tuned(pretrained)
     is_others = not checkpoint.cfg
     whole = replace(
         checkpoint, cfg=_cfg_of_encoder(checkpoint, pretrained) if is_others else _cfg_with(checkpoint, pretrained)
     )
-    family = _recognised(whole, _evidence(whole))
+    family = _recognised(whole, _evidence(whole, Cfg(whole.cfg)))
     advice = _OTHER_ENCODER if is_others else _OTHER_PRETRAINED
-    if found.family is not family or (other.fine_tuned and not is_others):
+    if found.family is not family or (is_tuned and not is_others):
         made = "has the encoder of" if is_others else "was fine-tuned from a pretrained"
         raise InconsistentError(
-            f"{pretrained.path} is a {'fine-tuned' if other.fine_tuned else 'pretrained'} {found.family.name}, and "
+            f"{pretrained.path} is a {'fine-tuned' if is_tuned else 'pretrained'} {found.family.name}, and "
             f"{checkpoint.path} {made} {family.name}.",
             advice=advice,
         )
@@ -174,9 +178,9 @@ def describe_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Check
 
 def carries_architecture(checkpoint: Checkpoint) -> bool:
     """Return whether the checkpoint's own cfg says what the model is."""
-    if not _evidence(checkpoint).fine_tuned:
+    if not _is_fine_tuned(checkpoint):
         return checkpoint.is_fairseqs or bool(checkpoint.cfg)
-    return bool(Cfg(checkpoint.cfg).keys(_INNER_SECTION))
+    return bool(_section(_section(_section(checkpoint.cfg, "model"), "w2v_args"), "model"))
 
 
 def _cfg_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> Mapping[str, object]:
@@ -189,7 +193,7 @@ def _cfg_of_encoder(checkpoint: Checkpoint, other: Checkpoint) -> Mapping[str, o
 
     Else it is in the other's ``w2v_args``, or becomes those of a fine-tuned model of which nothing else is known.
     """
-    is_fine_tuned, is_other = _evidence(checkpoint).fine_tuned, _evidence(other).fine_tuned
+    is_fine_tuned, is_other = _is_fine_tuned(checkpoint), _is_fine_tuned(other)
     if is_fine_tuned == is_other:
         return other.cfg
     task = {key: value for key, value in _section(other.cfg, "task").items() if key in _TASK_OF_AUDIO}
