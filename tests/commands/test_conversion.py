@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import w2vc
-from tests.conftest import CONVERTIBLE, FIXTURES, checkpoint
+from tests.conftest import CONVERTIBLE, FIXTURES, checkpoint, options
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -18,7 +18,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", CONVERTIBLE)
 def test_two_conversions_are_byte_identical(name: str, converted: Callable[[str], Path], tmp_path: Path) -> None:
-    w2vc.convert(checkpoint(name), tmp_path / "again")
+    w2vc.convert(checkpoint(name), tmp_path / "again", **options(name))
     assert contents(tmp_path / "again") == contents(converted(name))
 
 

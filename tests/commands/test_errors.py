@@ -80,7 +80,7 @@ HAPPENS: dict[type[W2vcError], Callable[[Path], object]] = {
     errors.NotACheckpointError: not_a_checkpoint,
     errors.DamagedError: damaged,
     errors.UnsafeError: unsafe,
-    errors.UnsupportedModelError: lambda folder: w2vc.convert(checkpoint("post_norm_ctc"), folder / "out"),
+    errors.UnsupportedModelError: lambda folder: w2vc.convert(checkpoint("cropped_ctc"), folder / "out"),
     errors.DictionaryError: without_dictionary,
     errors.InconsistentError: contradicting,
     errors.OutputExistsError: taken,

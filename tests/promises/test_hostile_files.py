@@ -53,10 +53,14 @@ def attempts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     opened.close()
 
 
+# What rich draws a progress bar with: the cursor hidden and shown, a line deleted, a line up, colours.
+_DRAWN_BY_A_BAR = re.compile(r"\x1b\[\?25[hl]|\x1b\[2K|\x1b\[1A|\x1b\[[0-9;]*m|\r")
+
+
 def complaints(run: Run, files: Mapping[str, str] | None = None) -> list[str]:
     """What a run did that no file may make it do."""
     told = {"stdout": run.stdout, "stderr": run.stderr, **(files or {})}
-    shown = (run.stdout + run.stderr).replace("\n", "")
+    shown = _DRAWN_BY_A_BAR.sub("", run.stdout + run.stderr).replace("\n", "")
     found = {
         **{f"noticed: {what}": True for what in run.noticed},
         f"it took {run.seconds:.0f} s": run.timed_out or run.seconds > SECONDS,

@@ -225,7 +225,7 @@ def test_a_name_that_is_too_long_is_refused_before_any_work(tmp_path: Path) -> N
 # What is left behind
 
 
-@pytest.mark.parametrize("name", ["post_norm_ctc", "wav2vec_seq2seq"])
+@pytest.mark.parametrize("name", ["cropped_ctc", "wav2vec_seq2seq"])
 def test_a_refusal_leaves_no_folders_behind(name: str, tmp_path: Path) -> None:
     with pytest.raises(w2vc.errors.RefusedError):
         convert(checkpoint(name), tmp_path / "a" / "b" / "out")

@@ -345,10 +345,10 @@ def test_an_error_on_a_terminal_is_wrapped_with_a_hanging_indent(columns: int, t
 
 
 def test_an_error_with_json_is_one_object_on_stdout(tmp_path: Path) -> None:
-    result = run("convert", checkpoint("post_norm_ctc"), tmp_path / "out", "--json")
+    result = run("convert", checkpoint("cropped_ctc"), tmp_path / "out", "--json")
     error = json.loads(result.stdout)["error"]
     assert (error["kind"], error["exit_code"], result.returncode) == ("UnsupportedModelError", 4, 4)
-    assert "layer_norm_first" in error["problems"][0]
+    assert "crop_seq_to_multiple" in error["problems"][0]
     assert error["advice"]
     assert json.loads(run("convert", "--nonsense", "--json").stdout)["error"]["exit_code"] == 2
     w2vc.convert(checkpoint("relative_pretraining"), tmp_path / "other")

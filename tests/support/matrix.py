@@ -8,6 +8,7 @@ Each PYTHON has another transformers. Their outputs have to be identical to the 
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import subprocess
 import sys
@@ -21,10 +22,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 def convert(folder: Path) -> None:
     """Converts every convertible fixture with this Python's transformers."""
     import w2vc
-    from tests.conftest import CONVERTIBLE, checkpoint
+    from tests.conftest import CONVERTIBLE, checkpoint, options
 
     for name in CONVERTIBLE:
-        w2vc.convert(checkpoint(name), folder / name)
+        w2vc.convert(checkpoint(name), folder / name, **options(name))
 
 
 def load(folder: Path) -> None:
@@ -32,13 +33,14 @@ def load(folder: Path) -> None:
     import transformers
 
     for output in sorted(folder.iterdir()):
-        is_ctc = output.name.endswith("_ctc")
+        is_ctc = (output / "vocab.json").exists()
         loaders: list[Any] = [transformers.AutoFeatureExtractor, transformers.AutoConfig]
         if is_ctc:
             loaders += [transformers.AutoProcessor, transformers.AutoTokenizer]
         for loader in loaders:
             loader.from_pretrained(output)
-        kind: Any = transformers.AutoModelForCTC if is_ctc else transformers.AutoModelForPreTraining
+        (name,) = json.loads((output / "config.json").read_bytes())["architectures"]
+        kind: Any = getattr(transformers, name)
         _, info = kind.from_pretrained(output, output_loading_info=True)
         wrong = {what: info[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[what]}
         if wrong:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import traceback
@@ -103,10 +104,12 @@ def work(job: Job, force: bool, watch: Watch | None = None) -> Result:
             started = time.monotonic()
             result = _converted(job, force, watch)
     except Exception as error:
-        fingerprint = None
+        result = without_output(job, error, None)
+    if result.fingerprint is None:
+        # Looked at again when what the error held is gone: both together would take twice the memory.
+        gc.collect()
         with suppress(Exception):  # the result tells of what came before it
-            fingerprint = read_fingerprint(job.checkpoint)
-        result = without_output(job, error, fingerprint)
+            result = replace(result, fingerprint=read_fingerprint(job.checkpoint))
     return replace(result, seconds=time.monotonic() - started)
 
 

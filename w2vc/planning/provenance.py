@@ -40,7 +40,7 @@ class Record:
         labels: the suffix of the dictionary's file that the checkpoint names; empty where it names none.
         dictionary: SHA-256 of the symbols; empty where the output has no vocabulary.
         files: the names of all files of the output but the model's weights, with blanks between them.
-        asked: the option ``head``, of which ``auto`` is one.
+        is_own_head: ``true`` where the head is the one that ``auto`` gives, else ``false``.
         pretrained: fingerprint of the pretrained checkpoint; empty where none was given.
         prefix: the option; empty where it wasn't given.
         language: the option; empty where it wasn't given.
@@ -55,7 +55,7 @@ class Record:
     labels: str
     dictionary: str
     files: str
-    asked: str = ""
+    is_own_head: str = ""
     pretrained: str = ""
     prefix: str = ""
     language: str = ""
@@ -71,6 +71,7 @@ def make_record(
     options: Options,
     *,
     head: str,
+    is_own_head: bool,
     overrides: Mapping[str, object] | None,
     labels: str | None,
     dictionary: Dictionary | None,
@@ -82,6 +83,7 @@ def make_record(
         fingerprint: ``Archive.fingerprint``.
         options: of the conversion.
         head: the plan's.
+        is_own_head: whether it is the one that ``auto`` gives.
         overrides: of the configuration, if any.
         labels: the architecture's.
         dictionary: the one that was used; None without a vocabulary.
@@ -93,7 +95,7 @@ def make_record(
     return Record(
         source_fingerprint=fingerprint,
         head=head,
-        asked=options.head,
+        is_own_head=_spelled(is_own_head),
         config=_overrides(overrides),
         labels=labels or "",
         dictionary="" if dictionary is None else _symbols(dictionary),
@@ -106,7 +108,7 @@ def _of_options(options: Options) -> dict[str, str]:
     """The parts of a record that follow from the options alone, or from files that they name."""
     return {
         "dtype": options.dtype,
-        "ema": "true" if options.ema else "false",
+        "ema": _spelled(options.ema),
         "pretrained": "" if options.pretrained is None else read_fingerprint(options.pretrained),
         "prefix": options.prefix or "",
         "language": options.language or "",
@@ -121,6 +123,10 @@ def read_fingerprint(checkpoint: Path) -> str:
     """
     with open_checkpoint(checkpoint) as file:
         return examine(file, checkpoint).fingerprint
+
+
+def _spelled(value: bool) -> str:
+    return "true" if value else "false"
 
 
 def _sha256(text: str) -> str:
@@ -216,11 +222,11 @@ def is_made_from(record: Record, fingerprint: str, checkpoint: Path, options: Op
     except (UsageError, UnreadableError):  # the conversion will say what is wrong with it
         return False
     has_card = "README.md" in record.files.split()
-    written = record.asked if options.head == "auto" else record.head
+    is_head = record.is_own_head == _spelled(True) if options.head == "auto" else record.head == options.head
     return (
         all(getattr(record, name) == value for name, value in expected.items())
         and has_card == options.card
-        and written == options.head
+        and is_head
         and _is_same_dictionary(record, checkpoint, options.dictionary)
     )
 

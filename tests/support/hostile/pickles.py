@@ -122,7 +122,7 @@ def stand_in_in_place_of_everything() -> bytes:
     return ZIP.with_saved(Raw(a_call("fork", "Trainer")))
 
 
-@hostile("lies", 3, "not a checkpoint of fairseq")
+@hostile("lies", 4, "carries no config")
 def bare_state_dict() -> bytes:
     return ZIP.with_saved(ZIP.saved()["model"])
 
