@@ -240,7 +240,9 @@ def test_convert_refuses_on_a_terminal_for_the_same_reason(name: str, place: Pla
     shown = " ".join(without_colours(run.stderr).split())  # it may be wrapped
     assert not complaints(replace(run, stderr=shown))
     assert run.exit_code in CASES[name].exit_codes
-    assert shown.startswith("w2vc: ")
+    before_it, said, _ = shown.partition("w2vc: ")
+    assert said
+    assert not before_it or "━" in before_it  # a progress bar, where the machine was slow
     assert re.search(CASES[name].word, shown)
     assert len(shown) < CHARACTERS
     assert place.strangers.that_ran() == []
@@ -296,7 +298,7 @@ def test_batch_refuses_each_with_its_reason_and_runs_nothing(terminal: bool, pla
     if not terminal:
         assert len(run.stderr.splitlines()) == len(WORST), run.stderr
     rows = [strict_json(line) for line in (place.folder / "report.jsonl").read_text(encoding="utf-8").splitlines()]
-    told = {Path(str(row["input"])).stem: " ".join(row["why"]) for row in rows}  # type: ignore[arg-type]  # texts
+    told = {Path(str(row["input"])).stem: " ".join(row["why"]) for row in rows if "input" in row}  # type: ignore[arg-type]  # texts
     assert [name for name in WORST if not re.search(CASES[name].word, told[name])] == []
     assert Snapshot.of(place.folder).without("out").without("report.jsonl") == before
     assert not list(place.folder.glob("out/*"))
