@@ -27,6 +27,8 @@ import w2vc
 from tests.support.forgery import Made, Raw, Storage, a_call, a_dict, altered, base, made, model, opcodes, text
 from tests.support.fuzz import FIXTURES, FOR_ALL, FOR_TREES, FOR_ZIPS, Finding, Mutation, Seed, alarm, slim
 from w2vc.errors import W2vcError
+from w2vc.families.family import FirstRow, Scale
+from w2vc.planning.plan import Move
 from w2vc.reading.archive import examine, open_checkpoint
 from w2vc.reading.stand_ins import stand_ins
 
@@ -48,18 +50,31 @@ def loaded_by_torch(path: Path) -> dict[str, Any]:
 
 def differences(path: Path, report: w2vc.Conversion, output: Path) -> list[str]:
     """The tensors of an output that aren't what ``torch.load`` gives under their fairseq name, as float32."""
-    theirs = dict.__getitem__(loaded_by_torch(path), "model")
+    saved = loaded_by_torch(path)
     ours = load_file(output / "model.safetensors")
     return [
         move.target
         for move in report.plan.moves
-        if not is_same(ours[move.target], dict.__getitem__(theirs, move.source.name), 1 if move.first_row else 0)
+        if not is_same(ours[move.target], expected(saved, move), 1 if isinstance(move.edit, FirstRow) else 0)
     ]
+
+
+def expected(saved: dict[str, Any], move: Move) -> torch.Tensor:
+    """What torch gives for a tensor's source, in float32: of one language if there are several, scaled if it is."""
+    source = move.source
+    model = dict.__getitem__(saved, "model")
+    if source.adapter:
+        model = dict.__getitem__(dict.__getitem__(dict.__getitem__(saved, "adapter"), source.adapter), "model")
+    theirs: torch.Tensor = dict.__getitem__(model, source.name).detach()
+    if source.index is not None:
+        theirs = theirs[source.index].reshape(move.shape)
+    if isinstance(move.edit, Scale):
+        theirs = theirs.double() * move.edit.factor
+    return theirs
 
 
 def is_same(ours: torch.Tensor, theirs: Any, first_row: int) -> bool:
     """Whether two tensors have the same sizes and bits, from a row on; NaN is itself."""
-    theirs = theirs.detach()
     theirs = theirs.float() if theirs.is_floating_point() else theirs
     return (
         ours.dtype == theirs.dtype and ours.shape == theirs.shape and _bits(ours, first_row) == _bits(theirs, first_row)
