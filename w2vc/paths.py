@@ -1,11 +1,12 @@
 """Paths that somebody gave us: made absolute, and opened without trusting what they lead to.
 
-The checkpoint has its own opening (``reading/archive.py``); this is for the small files beside it: dictionaries,
-configs, manifests, recordings.
+The checkpoint's errors are its own (``reading/opening.py``); ``open_regular`` is for the small files beside it:
+dictionaries, configs, manifests, recordings.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from w2vc.errors import UsageError
 AnyPath = str | os.PathLike[str]
 """What a path may be given as."""
 
-_NOT_FILES: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (stat.S_ISDIR, "a folder"),
+_OTHER_THAN_FILES: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a character device"),
@@ -67,8 +68,35 @@ def _real(path: Path) -> str:
         ) from None
 
 
+def other_than_a_file(mode: int) -> str | None:
+    """Return what something with this mode is, None for a regular file."""
+    if stat.S_ISREG(mode):
+        return None
+    return next((word for is_kind, word in _OTHER_THAN_FILES if is_kind(mode)), "not a regular file")
+
+
+def open_at_once(path: Path) -> BinaryIO:
+    """Open a regular file for reading, unbuffered and without waiting for anybody.
+
+    Raises:
+        OSError: there is no such file, it may not be read, or it isn't a regular file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except ValueError as error:  # a NUL in the path
+        raise OSError(errno.EINVAL, str(error)) from error
+    try:
+        kind = other_than_a_file(os.fstat(descriptor).st_mode)
+        if kind is not None:
+            raise OSError(errno.EINVAL, f"it is {kind}, not a file")
+        return os.fdopen(descriptor, "rb", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def open_regular(path: Path, what: str, advice: str) -> BinaryIO:
-    """Open a regular file for reading, unbuffered and without ever waiting.
+    """Open a regular file that somebody named, as ``open_at_once`` does.
 
     Args:
         path: of the file.
@@ -76,21 +104,12 @@ def open_regular(path: Path, what: str, advice: str) -> BinaryIO:
         advice: what to give instead.
 
     Raises:
-        UsageError: it can't be opened, or is a pipe, a device or a folder.
+        UsageError: it can't be opened, or is a pipe, a device or a directory.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except (OSError, ValueError) as error:
+        return open_at_once(path)
+    except OSError as error:
         raise _unreadable(path, what, error, advice) from error
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISREG(mode):
-            return os.fdopen(descriptor, "rb", buffering=0)
-        kind = next((word for is_kind, word in _NOT_FILES if is_kind(mode)), "something else")
-        raise UsageError(f"The {what} {path} is {kind}, not a file.", advice=advice)
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 def read_small_file(path: Path, what: str, most: int, advice: str) -> bytes:
@@ -121,6 +140,5 @@ def read_small_file(path: Path, what: str, most: int, advice: str) -> bytes:
     raise UsageError(f"The {what} {path} is larger than {most:,} bytes.", advice=advice)
 
 
-def _unreadable(path: Path, what: str, error: OSError | ValueError, advice: str) -> UsageError:
-    reason = error.strerror if isinstance(error, OSError) else error
-    return UsageError(f"The {what} {path} can't be read: {reason}.", advice=advice)
+def _unreadable(path: Path, what: str, error: OSError, advice: str) -> UsageError:
+    return UsageError(f"The {what} {path} can't be read: {error.strerror}.", advice=advice)

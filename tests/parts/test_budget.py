@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.forgery import PROTOCOL_2, STOP, a_call, a_dict, a_global, a_list, a_tuple, plainly, text
 from tests.support.limits import limit
-from w2vc.errors import DictionaryError, UnsafeError
+from w2vc.errors import DictionaryError, UnsafeError, UsageError
 from w2vc.reading.budget import LIMITS
 from w2vc.reading.dictionary import SPECIAL_SYMBOLS, dictionary_of_symbols, parse_dictionary, read_dictionary
 from w2vc.reading.program import read_program
@@ -146,7 +146,7 @@ def test_a_dictionary_file_larger_than_any_is_refused(tmp_path: Path, monkeypatc
     with pytest.raises(DictionaryError, match="is there already"):
         read_dictionary(tmp_path / "dict.txt")
     (tmp_path / "dict.txt").write_text("a 1\n" * 5 + "\n")
-    with pytest.raises(DictionaryError, match="larger than"):
+    with pytest.raises(UsageError, match="larger than"):
         read_dictionary(tmp_path / "dict.txt")
 
 

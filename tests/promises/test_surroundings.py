@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,14 @@ def test_what_is_no_small_file_is_refused_at_once(option: str, place: str, pipe:
         result = run("convert", SOURCE, folder / "out", option, given, stdin=subprocess.DEVNULL)
     two_lines(result, 2)
     assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["pipe", "/dev/zero", "."])
+def test_a_recording_that_is_no_file_is_refused_at_once(
+    place: str, pipe: Path, converted: Callable[[str], Path]
+) -> None:
+    given = place if place.startswith("/") else str(pipe.parent / place)
+    two_lines(run("verify", SOURCE, converted("relative_ctc"), "--wav", given, stdin=subprocess.DEVNULL), 2)
 
 
 def test_a_checkpoint_that_is_none_has_the_code_of_unreadable_ones(pipe: Path) -> None:

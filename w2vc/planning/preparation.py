@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from w2vc.errors import DictionaryError, UsageError
 from w2vc.families.family import Head
 from w2vc.families.interpreter import Description
 from w2vc.families.placing import described, placed
@@ -101,5 +102,14 @@ def find_dictionary(spoken: Spoken, place: Path | None) -> Dictionary | None:
         found.append(spoken.checkpoint.dictionary)
     beside = dictionary_beside(spoken.checkpoint.path, spoken.labels)
     if beside is not None:
-        found.append(read_dictionary(beside))
+        found.append(_read_beside(beside))
     return agreed(found)
+
+
+def _read_beside(path: Path) -> Dictionary:
+    """Read a dictionary that nobody named: what is wrong with it is the model's problem, not one of usage."""
+    try:
+        return read_dictionary(path)
+    except UsageError as error:
+        advice = "Move it away, or put the model's dictionary in its place."
+        raise DictionaryError(error.problems, advice=advice) from error

@@ -150,12 +150,7 @@ def read_dictionary(path: Path) -> Dictionary:
         DictionaryError: it is not UTF-8, or not a dictionary.
     """
     most = LIMITS["dictionary bytes"].most
-    try:
-        data = read_small_file(path, "dictionary", most, "Give a dict.txt file, or its folder.")
-    except UsageError as error:
-        if path.is_file() and path.stat().st_size > most:
-            raise DictionaryError(error.problems, advice="Is it a dictionary at all?") from error
-        raise
+    data = read_small_file(path, "dictionary", most, "Give a dict.txt file, or its folder.")
     _require_lines(data, path)
     try:
         return parse_dictionary(data.decode("utf-8"), str(path))

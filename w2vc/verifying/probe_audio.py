@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2vc.errors import UsageError
+from w2vc.paths import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +112,7 @@ def _resampled(samples: Tensor, rate: int, wanted: int) -> Tensor:
 def _read(path: Path) -> tuple[Tensor, int, bool]:
     """Samples (frames, channels), the rate in Hz, and whether the file is longer."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path, "recording", _OTHER_FILE) as file:
             try:
                 return _read_pcm(wave.open(file))
             except (wave.Error, EOFError):
