@@ -22,7 +22,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -421,22 +421,35 @@ def _mutations(seed: Seed) -> tuple[Mutation, ...]:
     return FOR_ZIPS if seed.name.startswith("structured") else FOR_TREES
 
 
-def _main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=3000)
+def command_line(
+    description: str | None,
+    count: int,
+    run: Callable[[int, int, Path], tuple[Mapping[str, int], Sequence[object]]],
+    kept: str,
+) -> int:
+    """Run as many mutations as the command line says, print how they ended, and keep the files that were findings.
+
+    Args:
+        description: what ``--help`` prints.
+        count: of mutations, unless said otherwise.
+        run: (count, seed, folder) to a tally and the findings.
+        kept: how the files' names begin that ``run`` leaves beside the folder.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=count)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     warnings.simplefilter("error")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "files"
         folder.mkdir()
-        tally, findings = fuzz(options.count, options.seed, folder)
+        tally, findings = run(options.count, options.seed, folder)
         for line in (*(f"{times:8} {how}" for how, times in sorted(tally.items())), *map(str, findings)):
             print(line)  # noqa: T201 - a command of its own
-        for file in Path(temporary).glob("finding-*"):
+        for file in Path(temporary).glob(f"{kept}-*"):
             shutil.copy(file, ".")
     return 1 if findings else 0
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(command_line(__doc__, 3000, fuzz, "finding"))

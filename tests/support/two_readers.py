@@ -7,14 +7,12 @@ By hand, for longer:
 
 from __future__ import annotations
 
-import argparse
 import collections
 import random
 import shutil
 import struct
 import sys
 import tempfile
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +23,18 @@ from safetensors.torch import load_file
 
 import w2vc
 from tests.support.forgery import Made, Raw, Storage, a_call, a_dict, altered, base, made, model, opcodes, text
-from tests.support.fuzz import FIXTURES, FOR_ALL, FOR_TREES, FOR_ZIPS, Finding, Mutation, Seed, alarm, slim
+from tests.support.fuzz import (
+    FIXTURES,
+    FOR_ALL,
+    FOR_TREES,
+    FOR_ZIPS,
+    Finding,
+    Mutation,
+    Seed,
+    alarm,
+    command_line,
+    slim,
+)
 from w2vc.errors import W2vcError
 from w2vc.families.family import FirstRow, Scale
 from w2vc.planning.plan import Move
@@ -297,27 +306,10 @@ def run(count: int, seed: int, folder: Path) -> tuple[collections.Counter[str], 
     return tally, findings
 
 
-def _main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=5000)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    warnings.simplefilter("error")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "files"
-        folder.mkdir()
-        tally, findings = run(options.count, options.seed, folder)
-        for line in (*(f"{times:8} {how}" for how, times in sorted(tally.items())), *map(str, findings)):
-            print(line)  # noqa: T201 - a command of its own
-        for file in Path(temporary).glob("difference-*"):
-            shutil.copy(file, ".")
-    return 1 if findings else 0
-
-
 def tally_of(tally: Mapping[str, int], how: str) -> int:
     """How many ended so."""
     return sum(times for what, times in tally.items() if what.endswith(f": {how}"))
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(command_line(__doc__, 5000, run, "difference"))

@@ -19,7 +19,7 @@ from w2vc.families.interpreter import Description
 from w2vc.options import AnyPath, read_options
 from w2vc.planning.plan import Plan
 from w2vc.planning.preparation import prepare
-from w2vc.planning.provenance import Record, find_record
+from w2vc.planning.provenance import WEIGHTS, Record, find_record
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import Checkpoint, SourceTensor, identity_of
 from w2vc.reading.dictionary import Dictionary
@@ -47,7 +47,7 @@ from w2vc.verifying.stages import StageMap, stage_map
 from w2vc.verifying.transformers_settings import quiet_transformers
 from w2vc.verifying.verification import Finding, Stage, Transcript, Verification
 from w2vc.writing.safetensors_file import DTYPE_CODES
-from w2vc.writing.writer import WEIGHTS, Watch
+from w2vc.writing.writer import Watch
 
 if TYPE_CHECKING:
     from torch import Tensor

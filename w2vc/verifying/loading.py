@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2vc.planning.plan import Plan
+from w2vc.planning.provenance import WEIGHTS
 from w2vc.verifying.compare_files import read_json
 from w2vc.verifying.verification import Finding
 from w2vc.writing.acceptance import load_tokenizer as load_at_once
-from w2vc.writing.writer import WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor

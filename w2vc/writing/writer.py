@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from w2vc.errors import DamagedError, InconsistentError
 from w2vc.families.family import Edit, Scale
 from w2vc.planning.plan import Make, Move, Plan, different
-from w2vc.planning.provenance import WEIGHTS as WEIGHTS
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import Checkpoint, SourceTensor, identity_of
 from w2vc.writing.acceptance import accept, load_classes

@@ -16,12 +16,12 @@ from torch.nn import functional as F  # noqa: N812 - the name that torch's users
 
 from w2vc.errors import UnsupportedModelError
 from w2vc.families.shared.reference import (
-    EPSILON,
     Encoder,
     Model,
     ReferenceOutputs,
     Settings,
     Weights,
+    batch_norm,
     check_layers,
     forward,
     frame_mask,
@@ -70,20 +70,13 @@ def _convolution(x: Tensor, weights: Weights, settings: Settings) -> Tensor:
     x = layer_norm(x, weights.below("layer_norm")).transpose(1, 2)
     x = F.glu(_conv_without_bias(x, weights.below("pointwise_conv1"), (2 * dim, dim, 1)), dim=1)
     x = _conv_without_bias(x, weights.below("depthwise_conv"), (dim, 1, kernel), groups=dim)
-    x = F.silu(_batch_norm(x, weights.below("batch_norm")))
+    x = F.silu(batch_norm(x, weights.below("batch_norm")))
     return _conv_without_bias(x, weights.below("pointwise_conv2"), (dim, dim, 1)).transpose(1, 2)
 
 
 def _conv_without_bias(x: Tensor, weights: Weights, shape: tuple[int, int, int], *, groups: int = 1) -> Tensor:
     bias = weights.bias(shape[0], expected=False)
     return F.conv1d(x, weights.read("weight", *shape), bias, padding=(shape[-1] - 1) // 2, groups=groups)
-
-
-def _batch_norm(x: Tensor, weights: Weights) -> Tensor:
-    mean, variance, weight, bias = (
-        weights.read(name, x.size(1)) for name in ("running_mean", "running_var", "weight", "bias")
-    )
-    return F.batch_norm(x, mean, variance, weight, bias, eps=EPSILON)
 
 
 # --- attention: (B, frames, dim) to (B, frames, dim), leaving out the frames that the mask (B, frames) marks

@@ -432,10 +432,10 @@ def _single_pos_conv(x: Tensor, weights: Weights, settings: Settings) -> Tensor:
         return _same_conv(x, _weight_norm(conv, settings), conv, settings)
     conv = weights.below("1")
     weight = conv.read("weight", *_pos_conv_shape(settings.conv_pos, settings))
-    return _same_conv(_batch_norm(x, weights.below("0")), weight, conv, settings)
+    return _same_conv(batch_norm(x, weights.below("0")), weight, conv, settings)
 
 
-def _batch_norm(x: Tensor, weights: Weights) -> Tensor:
+def batch_norm(x: Tensor, weights: Weights) -> Tensor:
     """``BatchNorm1d`` in eval mode: (B, width, frames) to the same."""
     mean, variance, weight, bias = (
         weights.read(name, x.size(1)) for name in ("running_mean", "running_var", "weight", "bias")
