@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import threading
@@ -10,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+
+from w2vc.writing.acceptance import import_transformers
 
 _OFFLINE = "HF_HUB_OFFLINE"
 _TRUE = frozenset(("1", "ON", "YES", "TRUE"))  # huggingface_hub/constants.py, ENV_VARS_TRUE_VALUES
@@ -30,7 +31,7 @@ def quiet_transformers() -> Iterator[Any]:
     """
     _enter()
     try:
-        yield importlib.import_module("transformers")
+        yield import_transformers()
     finally:
         _leave()
 
@@ -41,7 +42,7 @@ def _enter() -> None:
         if _users == 0:
             with ExitStack() as settings:
                 settings.enter_context(_offline())
-                settings.enter_context(_quiet(importlib.import_module("transformers")))
+                settings.enter_context(_quiet(import_transformers()))
                 _settings.push(settings.pop_all())
         _users += 1
 

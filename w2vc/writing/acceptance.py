@@ -6,7 +6,9 @@ The classes are called directly, so that nothing is looked up on a network.
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +31,19 @@ class Classes:
     tokenizers: Mapping[str, Any]
 
 
+def import_transformers() -> Any:
+    """Return transformers, imported, whichever thread came first.
+
+    Its ``__init__`` puts another module in its own place. A thread whose import statement had to wait for it is given
+    the first one, which has no classes.
+    """
+    importlib.import_module("transformers")
+    return sys.modules["transformers"]
+
+
 def load_classes(config_class: str, *, with_tokenizer: bool) -> Classes:
     """Import what the files will be tried with. Takes a second or two."""
-    import transformers
-
+    transformers = import_transformers()
     tokenizers: dict[str, Any] = {}
     if with_tokenizer:
         from transformers.models.wav2vec2.tokenization_wav2vec2 import Wav2Vec2CTCTokenizer
