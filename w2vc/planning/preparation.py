@@ -62,7 +62,7 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
         checkpoint.archive.fingerprint,
         options,
         head=plan.head,
-        is_own_head=plan.head == chosen_head(description, "auto"),
+        is_own_head=plan.head == head_for(checkpoint, description, replace(options, head="auto")),
         overrides=given,
         labels=spoken.labels,
         dictionary=dictionary,
