@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ import pytest
 
 import w2vc
 from tests.conftest import FIXTURES, checkpoint
+from w2vc.batching import pool
 from w2vc.batching.batch import BatchProgress, BatchSummary, batch
 from w2vc.batching.capacity import default_workers
 from w2vc.batching.jobs import Job, find_jobs
@@ -45,6 +45,7 @@ MANY = 200
 # Found wherever the tests run from, and in an empty environment, too.
 PACKAGE_ROOT = str(Path(w2vc.__file__).parent.parent)
 HOLDING = str(Path(__file__).parent.parent / "support" / "holding")
+DYING = str(Path(__file__).parent.parent / "support" / "dying")
 # Workers are isolated from the environment: where processes are to stop, they are told so in their program.
 MAIN = f"""
 import os, sys
@@ -139,12 +140,6 @@ def processes(group: int) -> dict[int, str]:
         if int(its_group) == group and state != "Z":
             found[int(entry.parent.name)] = state
     return found
-
-
-def workers() -> list[int]:
-    """The worker processes that this process has started."""
-    listed = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-    return [int(child) for child in listed if b"w2vc.batching.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def holding(folder: Path, number: int, whom: str) -> dict[str, str]:
@@ -698,25 +693,30 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     assert not leftovers(output)
 
 
-def test_a_checkpoint_whose_worker_dies_each_time_is_found_and_the_others_are_converted(tmp_path: Path) -> None:
-    culprit = put(tmp_path / "in" / "culprit.pt", "group_norm_ctc")
+@pytest.mark.parametrize(
+    "opened",
+    [
+        pytest.param(r"/culprit\.pt$", id="while it reads"),
+        pytest.param(r"/of_culprit/dict\.ltr\.txt$", id="while it plans"),
+        pytest.param(r"/\.culprit\b.*/model\.safetensors$", id="while it writes"),
+    ],
+)
+def test_a_checkpoint_whose_worker_dies_each_time_is_found_and_the_others_are_converted(
+    opened: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        pool, "_PROGRAM", f"import sys; sys.path.insert(0, {DYING!r}); import sitecustomize\n{pool._PROGRAM}"
+    )
+    monkeypatch.setenv("W2VC_TEST_DEATH", opened)
+    culprit = put(tmp_path / "in" / "of_culprit" / "culprit.pt")
     for number in range(3):
         put(tmp_path / "in" / f"{number}.pt", "relative_pretraining")
-    deaths = 0
 
-    def kill(progress: BatchProgress) -> None:
-        nonlocal deaths
-        if culprit in [running.checkpoint for running in progress.running]:
-            deaths += 1
-            for worker in workers():
-                os.kill(worker, signal.SIGKILL)
-
-    summary = batch([tmp_path / "in"], tmp_path / "out", jobs=2, on_progress=kill)
+    summary = batch([tmp_path / "in"], tmp_path / "out", jobs=2)
     (failed,) = (result for result in summary.results if not result.is_good)
     assert (failed.checkpoint, failed.status, failed.kind) == (culprit, "failed", "WorkerLost")
     assert failed.advice is not None
     assert len(outputs(tmp_path / "out")) == 3
-    assert deaths >= 3
 
 
 # ---------------------------------------------------------------------------------------------------------------

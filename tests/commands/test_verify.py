@@ -635,7 +635,7 @@ def not_a_number(path: Path) -> None:
 BAD_RECORDINGS: list[tuple[Callable[[Path], None], str]] = [
     (not_audio, "can't be read as audio"),
     (no_file, "No such file"),
-    (a_folder, "Is a directory"),
+    (a_folder, "it is a directory, not a file"),
     (no_samples, "too short"),
     (silence, "is silent"),
     (not_a_number, "NaN"),
