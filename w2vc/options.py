@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 from w2vc.errors import UsageError
-from w2vc.paths import AnyPath as AnyPath
-from w2vc.paths import absolute, given_path
+from w2vc.paths import AnyPath, absolute, given_path
 
 HeadOption = Literal["auto", "ctc", "pretraining", "projection", "none"]
 DtypeOption = Literal["float32", "float16", "bfloat16", "keep"]

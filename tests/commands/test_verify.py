@@ -557,7 +557,7 @@ def test_where_the_checkpoint_itself_was_damaged_since_it_is_blamed(converted: C
 
 
 def speech() -> tuple[Any, int]:
-    with wave.open(str(sorted((FIXTURES / "speech").glob("*.wav"))[0])) as file:
+    with wave.open(str(min((FIXTURES / "speech").glob("*.wav")))) as file:
         return np.frombuffer(file.readframes(file.getnframes()), np.int16), file.getframerate()
 
 
@@ -571,7 +571,7 @@ def write_wav(path: Path, samples: Any, rate: int) -> Path:
 
 
 def test_a_recording_takes_the_built_in_signals_place(converted: Converted) -> None:
-    path = sorted((FIXTURES / "speech").glob("*.wav"))[0]
+    path = min((FIXTURES / "speech").glob("*.wav"))
     verification = verify(checkpoint("relative_ctc"), converted("relative_ctc"), wav=path)
     assert verification.same
     assert str(path) in verification.audio

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
-import datetime
+import datetime as dt
 import enum
 import pathlib
 import pickle
@@ -70,7 +70,7 @@ def test_everything_a_checkpoint_may_hold_beside_tensors_passes() -> None:
         "ordered": collections.OrderedDict(a=1),
         "args": argparse.Namespace(seed=1, lr=[0.5]),
         "path": pathlib.PurePosixPath("a/b"),
-        "time": [datetime.datetime(2020, 1, 1), datetime.timedelta(1)],
+        "time": [dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc), dt.timedelta(1)],
         "id": uuid.UUID(int=2**127),
         "enum": Color.RED,
         "bytes": [b"", b"\xff\x00", bytearray(b"x")],

@@ -59,9 +59,8 @@ def shapes_in_transformers(kind: str, config: Any) -> dict[str, tuple[int, ...]]
     originals = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
     shapes = {}
     for name, tensor in model.state_dict().items():
-        for new, old in originals.items():
-            name = name.replace(new, old)
-        shapes[name] = tuple(tensor.shape)
+        stem, _, last = name.partition("parametrizations.")
+        shapes[stem + originals.get(f"parametrizations.{last}", last)] = tuple(tensor.shape)
     return shapes
 
 

@@ -274,7 +274,7 @@ LEFTOVER = ".out.w2vc-0123456789ab"
         {".w2vc-is-building": "another one", "config.json": "{}"},
         {".w2vc-is-building": LEFTOVER, "thesis.tex": "years of work"},
     ],
-    ids=lambda files: " ".join(files),
+    ids=" ".join,
 )
 def test_only_leftovers_that_are_provably_ours_are_cleared_away(files: dict[str, str], tmp_path: Path) -> None:
     put(tmp_path / LEFTOVER)
@@ -307,9 +307,13 @@ def test_a_leftover_that_holds_the_checkpoint_stays(tmp_path: Path) -> None:
 
 
 def test_what_turns_up_in_a_directory_that_is_abandoned_stays(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), output_directory(tmp_path / "out", force=False) as building:
-        (building / "thesis.tex").write_text("years of work", encoding="utf-8")
-        raise KeyError
+    def abandon() -> None:
+        with output_directory(tmp_path / "out", force=False) as building:
+            (building / "thesis.tex").write_text("years of work", encoding="utf-8")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        abandon()
     (left,) = tmp_path.iterdir()
     assert (left / "thesis.tex").read_text(encoding="utf-8") == "years of work"
 

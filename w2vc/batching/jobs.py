@@ -238,14 +238,18 @@ def _check_outputs(jobs: list[Job]) -> None:
         for output, same in by_output.items()
         if len(same) > 1
     ]
-    for output in by_output:
-        for above in output.parents:
-            if above in by_output:
-                problems.append(f"{output} would lie inside {above}, another checkpoint's output.")
-    for job in jobs:
-        for place in (job.checkpoint, *job.checkpoint.parents):
-            if place in by_output:
-                problems.append(f"{place} would be an output, but the checkpoint {job.checkpoint} is there.")
+    problems += [
+        f"{output} would lie inside {above}, another checkpoint's output."
+        for output in by_output
+        for above in output.parents
+        if above in by_output
+    ]
+    problems += [
+        f"{place} would be an output, but the checkpoint {job.checkpoint} is there."
+        for job in jobs
+        for place in (job.checkpoint, *job.checkpoint.parents)
+        if place in by_output
+    ]
     if problems:
         raise UsageError(
             _shortened(problems),

@@ -57,12 +57,12 @@ def _open(path: Path) -> int:
             )
         if _ends_within_a_line(file):
             _write(file, b"\n")
-        return file
     except BaseException as error:
         os.close(file)
         if isinstance(error, OSError) and not isinstance(error, OutputError):
             raise _unwritable(path, error) from error
         raise
+    return file
 
 
 def _is_report(start: bytes) -> bool:

@@ -180,7 +180,7 @@ def _given(argument: Path | None, option: Path | None, name: str) -> Path:
 
 
 def _print(values: Mapping[str, object], lines: Iterable[tuple[str, str]], as_json: bool) -> None:
-    global result_is_printed  # one command is run in a process
+    global result_is_printed  # noqa: PLW0603 - one command is run in a process
     if as_json:
         # In ASCII: names come from the file, and needn't even be Unicode.
         terminal.show(json.dumps(values))

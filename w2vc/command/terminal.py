@@ -40,7 +40,7 @@ def take_streams() -> None:
 
 def show(line: str) -> None:
     """Print a line of a result on stdout."""
-    global unprinted  # there is one stdout
+    global unprinted  # noqa: PLW0603 - there is one stdout
     try:
         if sys.stdout is not None:
             sys.stdout.write(line + "\n")

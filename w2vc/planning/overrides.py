@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from w2vc.errors import InconsistentError, UsageError
@@ -107,7 +108,7 @@ def _accepted(value: object, domain: Domain) -> bool:
     return accepted is not None and isinstance(accepted, bool) == isinstance(value, bool)
 
 
-def _refuse_unknown(unknown: Set[str], known: Set[str], origin: str) -> None:
+def _refuse_unknown(unknown: AbstractSet[str], known: AbstractSet[str], origin: str) -> None:
     if unknown:
         first = sorted(unknown)[:_MOST_SUGGESTIONS]
         problems = [f"{origin} has {short(key)}, which no such model has{_nearest(key, known)}" for key in first]
@@ -135,6 +136,6 @@ def _hashable(value: object) -> bool:
     return not isinstance(value, (list, dict))
 
 
-def _nearest(key: str, known: Set[str]) -> str:
+def _nearest(key: str, known: AbstractSet[str]) -> str:
     near = difflib.get_close_matches(key[:60], known, n=1)
     return f" (did you mean {near[0]}?)" if near else ""

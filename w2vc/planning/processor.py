@@ -7,7 +7,7 @@ Only files that every supported transformers reads are written: ``vocab.json``, 
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from w2vc.families.family import Head
@@ -79,7 +79,7 @@ def _some(indices: list[int]) -> str:
     return f"{indices[:20]}{more}"
 
 
-def _free_name(wanted: str, taken: Set[str], numbers: dict[str, int]) -> str:
+def _free_name(wanted: str, taken: AbstractSet[str], numbers: dict[str, int]) -> str:
     """Return the name, or with the next number that is free; ``numbers`` keeps where to go on, for many equal ones."""
     if wanted not in taken:
         return wanted

@@ -193,7 +193,8 @@ def tensors_extras(path: str, arguments: Sequence[object]) -> list[object]:
     """Return what a tensor is made with beside its numbers: hooks, metadata, attributes. Each must be empty."""
     if path == REBUILD:
         function, _kind, inner, state = arguments
-        assert type(function) is Node and type(inner) is Node  # noqa: S101 - fits() said so
+        assert type(function) is Node  # noqa: S101 - fits() said so
+        assert type(inner) is Node  # noqa: S101 - as above
         return [*tensors_extras(function.name, inner.items), state]
     return [value for value, name in zip(arguments, _NAMES[path], strict=False) if name == "extra"]
 

@@ -67,7 +67,7 @@ _KINDS: tuple[tuple[Callable[[bytes], bool], str, str], ...] = (
     ),
     (lambda start: start.lstrip().startswith(b"<?xml"), "an XML document", GET_AGAIN),
     (lambda start: _is_text(start) and _JSON.match(start) is not None, "a JSON text", TAKE_THE_CHECKPOINT),
-    (lambda start: _is_text(start), "a text", TAKE_THE_CHECKPOINT),
+    (lambda start: _is_text(start), "a text", TAKE_THE_CHECKPOINT),  # noqa: PLW0108 - it is defined below
 )
 
 

@@ -164,8 +164,10 @@ class ZipDirectory:
             if number == _FULL32:
                 if len(wide) < 8:
                     raise self.damaged(f"lacks the zip64 numbers of record {shown(name)}")
-                number, wide = int.from_bytes(wide[:8], "little"), wide[8:]
-            widened.append(number)
+                widened.append(int.from_bytes(wide[:8], "little"))
+                wide = wide[8:]
+            else:
+                widened.append(number)
         return tuple(widened)
 
     def _zip64(self, name: str, extra: bytes) -> bytes:

@@ -34,7 +34,7 @@ def read_json(path: Path) -> Mapping[str, object]:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"no JSON ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
-        raise ValueError("JSON, but no object")
+        raise ValueError("JSON, but no object")  # noqa: TRY004 - one of the ways in which it is no such file
     return values
 
 

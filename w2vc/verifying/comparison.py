@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from w2vc.errors import DamagedError, UsageError
 from w2vc.families.interpreter import Description
-from w2vc.options import AnyPath, read_options
+from w2vc.options import read_options
+from w2vc.paths import AnyPath
 from w2vc.planning.plan import Plan
 from w2vc.planning.preparation import prepare
 from w2vc.planning.provenance import WEIGHTS, Record, find_record

@@ -37,7 +37,7 @@ def quiet_transformers() -> Iterator[Any]:
 
 
 def _enter() -> None:
-    global _users
+    global _users  # noqa: PLW0603 - there is one transformers, and all calls together change its settings once
     with _LOCK:
         if _users == 0:
             with ExitStack() as settings:
@@ -48,7 +48,7 @@ def _enter() -> None:
 
 
 def _leave() -> None:
-    global _users
+    global _users  # noqa: PLW0603 - there is one transformers, and all calls together change its settings once
     with _LOCK:
         _users -= 1
         if _users == 0:

@@ -90,19 +90,11 @@ class RecordCheck:
         """
         if self._source < 0:
             self._source = os.dup(source)
-        users: dict[Record, list[SourceTensor]] = {}
-        written = (tensor for tensors in plan.weights.values() for tensor in tensors)
-        for move in (tensor for tensor in written if isinstance(tensor, Move)):
-            for tensor in (move.source, *move.equals):
-                users.setdefault(tensor.storage, []).append(tensor)
+        users = _users(plan)
         for record, tensors in users.items():
             for dtype in sorted({tensor.dtype for tensor in tensors}):
                 self._add(record, dtype)
-        self.work()
-        if self._thread is not None:
-            self._thread.join()
-        if self._failure is not None:
-            raise self._failure
+        self._work_together()
         # A record may hold one tensor for several languages.
         names = {
             record: " and ".join(list(dict.fromkeys(tensor.name for tensor in tensors))[:3])
@@ -121,6 +113,13 @@ class RecordCheck:
             if record in names:
                 found[names[record]] = found.get(names[record], 0) + count
         return dict(sorted(found.items())), sum(record.crc32 is not None for record in users)
+
+    def _work_together(self) -> None:
+        self.work()
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
 
     def _add(self, record: Record, dtype: str) -> None:
         # What a value is says the tensor, not the storage: an untyped one holds any.
@@ -178,3 +177,13 @@ def _not_finite(piece: memoryview, dtype: str) -> int:
     bits = np.frombuffer(piece, np.dtype(unsigned))
     mask = bits.dtype.type(exponent)
     return int(np.count_nonzero((bits & mask) == mask))
+
+
+def _users(plan: Plan) -> dict[Record, list[SourceTensor]]:
+    """Return the tensors that a plan takes from each record, or holds against another."""
+    users: dict[Record, list[SourceTensor]] = {}
+    written = (tensor for tensors in plan.weights.values() for tensor in tensors)
+    for move in (tensor for tensor in written if isinstance(tensor, Move)):
+        for tensor in (move.source, *move.equals):
+            users.setdefault(tensor.storage, []).append(tensor)
+    return users

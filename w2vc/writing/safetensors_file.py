@@ -68,7 +68,7 @@ def read_header(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path} is no safetensors file")
         header = json.loads(file.read(length))
     if not isinstance(header, dict):
-        raise ValueError(f"{path} is no safetensors file")
+        raise ValueError(f"{path} is no safetensors file")  # noqa: TRY004 - the file is wrong, not a caller's type
     return header
 
 

@@ -238,7 +238,7 @@ def made_namespace(values: dict[str, Any]) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Interpolations: steps and bytes
+# What interpolations may cost, in steps and in bytes
 
 _TOO_MUCH = (3, 4)
 _INTERPOLATIONS = {
@@ -368,7 +368,7 @@ for _name, _change in _NAMED_BY_A_TEXT.items():
         "bombs",
         (0, *_TOO_MUCH),
         _name,
-        writing(lambda change: changed_cfg(change), _change),
+        writing(changed_cfg, _change),
     )
 
 
@@ -604,5 +604,5 @@ for _name, _source in {
         "values",
         4,
         "conv_feature_layers",
-        writing(lambda source: changed_convolutions(source), _source),
+        writing(changed_convolutions, _source),
     )

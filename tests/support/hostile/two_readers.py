@@ -95,7 +95,7 @@ _METADATA = {
 for _name, _metadata in _METADATA.items():
     add(f"metadata_with_{_name}", "lies", 3, "metadata", writing(lambda m: with_head(the_head(m)), _metadata))
     _inner = a_call("torch._utils", "_rebuild_parameter", the_head(_metadata), b"\x89", NO_HOOKS)
-    add(f"metadata_in_a_parameter_with_{_name}", "lies", 3, "metadata", writing(lambda m: with_head(m), _inner))
+    add(f"metadata_in_a_parameter_with_{_name}", "lies", 3, "metadata", writing(with_head, _inner))
 
 
 @hostile("lies", (0, 3), "metadata")
@@ -116,7 +116,7 @@ _HOOKS = {
 for _name, _hooks in _HOOKS.items():
     add(f"hooks_with_{_name}", "lies", 3, "hook", writing(lambda h: with_head(the_head(hooks=h)), _hooks))
     _inner = a_call("torch._utils", "_rebuild_parameter", the_head(), b"\x89", _hooks)
-    add(f"hooks_of_a_parameter_with_{_name}", "lies", 3, "hook", writing(lambda m: with_head(m), _inner))
+    add(f"hooks_of_a_parameter_with_{_name}", "lies", 3, "hook", writing(with_head, _inner))
 
 _HIDDEN = (
     *("stride", "shape", "dtype", "size", "data", "grad", "requires_grad", "is_quantized", "layout", "device", "real"),
@@ -136,7 +136,7 @@ def _parameter(state: bytes) -> bytes:
 
 _HOLDERS: dict[str, Callable[[bytes], bytes]] = {
     "tensor": lambda state: the_head() + state + b"b",
-    "parameter": lambda state: _parameter(state),
+    "parameter": _parameter,
     "subclass": lambda state: _subclass(TORCH_TENSOR, state),
 }
 
@@ -186,7 +186,7 @@ for _method in _METHODS:
         "lies",
         3,
         r"\bstate\b|attribute",
-        writing(lambda s: _model_with_state(s), _state),
+        writing(_model_with_state, _state),
     )
 
 
@@ -539,7 +539,7 @@ for _name, (_key, _record) in _KEYS.items():
         "lies",
         3,
         "has no record",
-        writing(lambda key, record: _storage_key(key, record), _key, _record),
+        writing(_storage_key, _key, _record),
     )
 
 _PLACES = (
@@ -646,7 +646,7 @@ _ARGUMENTS = {
 }
 for _name, _numbers in _ARGUMENTS.items():
     _call = a_call("torch._utils", "_rebuild_tensor_v2", a_storage(KEY, ELEMENTS), *_numbers, b"\x89", NO_HOOKS)
-    add(f"tensor_with_{_name}", "lies", 3, "arguments", writing(lambda call: with_head(call), _call))
+    add(f"tensor_with_{_name}", "lies", 3, "arguments", writing(with_head, _call))
 
 
 @hostile("lies", (3, 4), "proj.weight|size|overflow")
