@@ -17,7 +17,7 @@
     +-- DifferenceError            verification found a difference
 
 An error carries its problems (one or several, never only the first of them) and one piece of advice. Which
-exit code stands for which branch is the command line's business (``cli.py``).
+exit code goes with which branch is the command line's business (``command/exit_codes.py``).
 
 What a file says goes into a message shortened (``shown``), and a message has a bounded number of bounded problems.
 """
@@ -76,7 +76,7 @@ class W2vcError(Exception):
         super().__init__("; ".join(self.problems))
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Cross process boundaries whole: the default would lose the keyword-only advice."""
+        """Pickle it whole, for other processes: the default would lose the keyword-only advice."""
         return (_rebuild, (type(self), self.problems, self.advice))
 
 

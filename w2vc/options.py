@@ -1,4 +1,4 @@
-"""What can be asked of a conversion: each option stands here, and nowhere else.
+"""What can be asked of a conversion: each option is defined here, and nowhere else.
 
 The functions of ``w2vc``, the command line, the manifests of ``batch`` and the record by which it resumes are made from
 the fields of ``Options``. A new option is a field here and its type in ``OptionValues``.
@@ -43,7 +43,7 @@ class Asked:
     Attributes:
         help: one sentence.
         flags: of the command line.
-        metavar: what stands for the value in the help; empty for switches and choices.
+        metavar: the name of the value in the help; empty for switches and choices.
         choices: the values that there are; empty where there is no list.
         aliases: other names of choices.
         is_path: the value is a path.
@@ -67,7 +67,7 @@ class Options:
     """How to convert; the defaults are those of the command line.
 
     Attributes:
-        dictionary: ``dict.txt``, or the folder that holds it; None takes the checkpoint's own, or the one beside it.
+        dictionary: ``dict.txt``, or the folder that holds it; None takes the checkpoint's own, or the one next to it.
         head: ``auto``, ``ctc``, ``pretraining``, ``projection``, or ``none`` for the encoder alone.
         dtype: of the written weights: ``float32``, ``float16``, ``bfloat16``, or ``keep`` for the checkpoint's own.
         ema: take the EMA weights.

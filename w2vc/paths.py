@@ -1,6 +1,6 @@
 """Paths that somebody gave us: made absolute, and opened without trusting what they lead to.
 
-The checkpoint's errors are its own (``reading/opening.py``); ``open_regular`` is for the small files beside it:
+The checkpoint's errors are its own (``reading/opening.py``); ``open_regular`` is for the small files next to it:
 dictionaries, configs, manifests, recordings.
 """
 
@@ -51,7 +51,7 @@ def given_path(value: AnyPath, name: str) -> Path:
 def absolute(path: AnyPath) -> Path:
     """Return the path that means the same from every folder, with links followed everywhere but at the end.
 
-    The name at the end is the one that people know. ``..`` behind a link is resolved as the system does it.
+    The name at the end is the one that people know. ``..`` after a link is resolved as the system does it.
     """
     path = Path(path)
     if path.name in ("", ".."):

@@ -29,7 +29,7 @@ def test_the_files_name_decides_nothing(new_name: str, converted: Callable[[str]
     assert contents(tmp_path / "out") == contents(converted("relative_ctc"))
 
 
-def test_the_dictionary_beside_the_checkpoint_is_found(tmp_path: Path) -> None:
+def test_the_dictionary_next_to_the_checkpoint_is_found(tmp_path: Path) -> None:
     shutil.copy(FIXTURES / "eras" / "namespace_ctc.pt", tmp_path / "model.pt")
     shutil.copy(FIXTURES / "eras" / "dict.ltr.txt", tmp_path / "dict.ltr.txt")
     found = w2vc.convert(tmp_path / "model.pt", tmp_path / "out")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from w2vc.options import OptionValues
 
-# How often somebody who looks on is told what is going on, in seconds.
+# How often progress is reported, in seconds.
 _TICK = 0.2
 
 
@@ -111,8 +111,8 @@ def batch(
         part: (i, n) takes the i-th of n parts, counted from 1, for arrays of jobs.
         report: a file to which a JSON line is appended for each checkpoint, and a last one with the sums.
         executor: does the work instead of processes here; w2vc and the files have to be where its workers are.
-        on_result: told of each checkpoint that is done with.
-        on_progress: told several times a second how far it is.
+        on_result: called with the result of each checkpoint.
+        on_progress: called several times a second with how far it is.
         options: as for ``convert``; what a manifest's row says goes before them.
 
     Returns:
@@ -149,7 +149,7 @@ def _results(
     executor: Executor | None,
     on_progress: Callable[[BatchProgress], None] | None,
 ) -> Generator[Result, None, None]:
-    """The results as they come; tells of the progress meanwhile."""
+    """Yield the results as they come; report the progress meanwhile."""
     running: Callable[[], tuple[Running, ...]] = tuple
     if executor is not None:
         coming = _from_executor(todo, executor, force)
@@ -168,7 +168,7 @@ def _results(
 
 
 def _from_executor(todo: Sequence[Job], executor: Executor, force: bool) -> Generator[Result | None, None, None]:
-    """Results from an executor of the caller's; it does lost work again by itself, or says that it can't."""
+    """Yield results from the caller's executor; it repeats lost work by itself, or says that it can't."""
     futures: dict[Future[Result], Job] = {}
     try:
         for job in todo:

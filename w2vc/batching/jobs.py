@@ -1,6 +1,6 @@
 """What a batch has to do: which checkpoints go where, with which options. Nothing is started before all of it is known.
 
-An output's name follows from its input alone: below OUTPUT stands what follows the given folder, or the part of a
+An output's name follows from its input alone: below OUTPUT comes what follows the given folder, or the part of a
 pattern before its first wildcard, without ``.pt``; for a single file its name without ``.pt``; in a manifest the
 ``output`` column, where there is one.
 """
@@ -31,7 +31,7 @@ class Job:
         checkpoint: absolute path of the file.
         output: absolute path of the directory to make.
         options: how to convert.
-        size: of the file in bytes; 0 where it can't be told.
+        size: of the file in bytes; 0 where it can't be known.
         problems: why it can't be done: what is wrong with the manifest's row.
     """
 

@@ -1,8 +1,8 @@
 """Worker processes on this machine: started once, used for one checkpoint after the other, made anew if one dies.
 
 They are started here and not by ``multiprocessing``, which runs ``python -c``: its first path is the current folder,
-so that a ``socket.py`` in a folder of downloads would run. Ours are isolated (``-I``), are told where to import from,
-and take the same w2vc as this process, wherever it is. Each has a socket of its own to this process, on which one
+so that a ``socket.py`` in a folder of downloads would run. Ours are isolated (``-I``), are given the import path,
+and take the same w2vc as this process, wherever it is. Each has a socket to this process, on which one
 line of JSON is one message; when it is closed at either end, the other one knows.
 """
 
@@ -43,7 +43,7 @@ class Running:
 
 
 class Pool:
-    """Runs jobs in worker processes.
+    """Worker processes and the jobs that they run.
 
     Whatever a worker was doing when it died is tried again alone when the others are done, so that it shows whether
     the checkpoint was the reason or the lack of memory.

@@ -87,12 +87,12 @@ class Result:
 
 
 def work(job: Job, force: bool, watch: Watch | None = None) -> Result:
-    """Converts one checkpoint, unless that has been done; never raises for what is wrong with a single one.
+    """Convert one checkpoint, unless that has been done; never raises for what is wrong with a single one.
 
     Args:
         job: what to do.
         force: do it again even if it has been done.
-        watch: told of the progress; what it raises comes through if it is no ``Exception``.
+        watch: progress callback (bytes done, total bytes); what it raises comes through if it is no ``Exception``.
     """
     started = time.monotonic()
     try:
@@ -140,7 +140,7 @@ def _has_checksums(archive: Archive) -> bool:
 
 
 def _converted(job: Job, force: bool, watch: Watch | None) -> Result:
-    # An earlier conversion is out of date; anything else that stands there is not for a batch to remove.
+    # An earlier conversion is out of date; anything else there is not for a batch to remove.
     replaces = force or find_record(job.output) is not None
     try:
         conversion = convert_with(job.options, job.checkpoint, job.output, force=replaces, watch=watch)
@@ -165,7 +165,7 @@ def _converted(job: Job, force: bool, watch: Watch | None) -> Result:
 
 
 def _leave_page_cache(path: Path) -> None:
-    """Gives back the memory that the system keeps a finished file's bytes in.
+    """Give back the memory in which the system keeps a finished file's bytes.
 
     They are on the disk. Hundreds of outputs would push out of memory whatever else the machine works with.
     """

@@ -15,13 +15,13 @@ from typing import Any
 from w2vc.batching.jobs import Job
 from w2vc.batching.work import work
 
-# How often progress is told, in seconds.
+# How often progress is sent, in seconds.
 _TICK = 0.1
 _MESSAGE_BYTES = 2**16
 
 
 class Stopped(BaseException):
-    """Ends a conversion from outside; its output directory disappears with it. No ``Exception``, being no failure."""
+    """A conversion is ended from outside and leaves no directory. No ``Exception``: it is no failure."""
 
 
 def serve(descriptor: int) -> None:

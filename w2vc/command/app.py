@@ -150,8 +150,8 @@ def _verified(
 def inspect(
     checkpoint: CheckpointArgument,
     options: Mapping[str, Any],
-    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor and what becomes of it.")] = False,
-    keys: Annotated[bool, typer.Option("--keys", help="List every key of the cfg and what becomes of it.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor and where it goes.")] = False,
+    keys: Annotated[bool, typer.Option("--keys", help="List every key of the cfg and what w2vc does with it.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a checkpoint is, and whether it converts."""

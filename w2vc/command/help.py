@@ -85,7 +85,7 @@ def _option(param: Any) -> tuple[str, str]:
 
 
 def _epilog(text: str) -> list[str]:
-    """What stands below: an example as it is, or a table whose rows are lines with a tab."""
+    """What follows the options: an example as it is, or a table whose rows are lines with a tab."""
     lines: list[str] = []
     for line in text.split("\n"):
         left, tab, right = line.partition("\t")

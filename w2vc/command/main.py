@@ -22,7 +22,7 @@ def main() -> "NoReturn":
     """Run the command line and exit with the code of what happened."""
     _fill_closed_descriptors()
     _take_signals()
-    # Nothing here ever needs a network; transformers is told so before it is imported.
+    # Nothing here ever needs a network; transformers has to know before it is imported.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     code = _run()
     # Nothing is left to be done, and torch takes up to half a second to be taken down.

@@ -1,4 +1,4 @@
-"""Arguments and options of the commands, made from ``w2vc.options``, so that each option stands there alone."""
+"""Arguments and options of the commands, made from ``w2vc.options``, so that each option is defined there alone."""
 
 from __future__ import annotations
 

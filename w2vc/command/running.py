@@ -74,8 +74,8 @@ def _told(error: Exception, arguments: Sequence[str]) -> int:
     elif problems:
         terminal.complain(problems, advice)
     if "--json" in arguments and problems and not terminal_has_result():
-        told = {"kind": kind, "exit_code": code, "problems": list(problems), "advice": advice}
-        terminal.show(json.dumps({"error": told}))
+        values = {"kind": kind, "exit_code": code, "problems": list(problems), "advice": advice}
+        terminal.show(json.dumps({"error": values}))
     return code
 
 

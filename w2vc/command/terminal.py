@@ -53,7 +53,7 @@ def show(line: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Print on stderr, if anybody can be told anything there."""
+    """Print on stderr, if anybody can read anything there."""
     with suppress(OSError, ValueError):
         if sys.stderr is not None:
             sys.stderr.write(text)

@@ -26,7 +26,7 @@ _Value: TypeAlias = "int | list[Any] | tuple[Any, ...]"
 
 
 def parse_conv_feature_layers(source: str) -> tuple[ConvLayer, ...] | None:
-    """The layers that ``conv_feature_layers`` stands for: Python source that fairseq evaluates (``Wav2Vec2Model``).
+    """Return the layers that ``conv_feature_layers`` means: Python source that fairseq evaluates (``Wav2Vec2Model``).
 
     Read as an expression tree of lists, tuples, whole numbers, ``+`` and ``*``, and nothing else.
 

@@ -21,7 +21,7 @@ EVERY_HEAD: tuple[Head, ...] = ("ctc", "pretraining", "projection", "none")
 
 Facts = Mapping[str, Any]
 """What is known of one model: by cfg key (``encoder_layers``, ``model.blank_weight``, ``task.normalize``) the value
-that the model was built with, tensors first; and what only tensors say under names of its own."""
+that the model was built with, tensors first; and what only tensors say under names that no key has."""
 
 # ---------------------------------------------------------------------------------------------------------------
 # Tensors of the source
@@ -183,7 +183,7 @@ Part = Literal["encoder", "ctc", "pretraining", "projection"]
 
 @dataclass(frozen=True)
 class Name:
-    """A row of the table of names. In both names ``{x}`` stands for one dot-free part, the same on both sides, and
+    """A row of the table of names. In both names ``{x}`` matches one dot-free part, the same on both sides, and
     ``{rest}`` for what comes of any number of parts.
 
     Attributes:
@@ -234,7 +234,7 @@ class Filling:
     """The content of a target tensor that nothing in the checkpoint becomes.
 
     Attributes:
-        target: its name without the model's prefix, where ``{x}`` stands for one dot-free part.
+        target: its name without the model's prefix, where ``{x}`` matches one dot-free part.
         content: ``zeros``, ``ones``, the ``identity`` matrix, or the ``constant`` value.
         reason: why this content is exact.
         value: the constant.
@@ -281,7 +281,7 @@ class Target:
         lacks: fields that its config hasn't got.
         beyond: for a head, the tensors that are written for classes of others and that transformers' own hasn't got.
         exchanged: the tensors that a loaded model exchanges when it is given another language: their names without
-            the model's prefix, where ``{x}`` stands for one dot-free part.
+            the model's prefix, where ``{x}`` matches one dot-free part.
     """
 
     model_type: str

@@ -38,7 +38,7 @@ class KeyReport:
     Attributes:
         path: of the key.
         value: that the model was built with.
-        treatment: what becomes of it.
+        treatment: what w2vc does with it.
         why: the reason, where there is one.
     """
 
@@ -141,7 +141,7 @@ def _is_fine_tuned(checkpoint: Checkpoint) -> bool:
 
 
 def describe_with(checkpoint: Checkpoint, pretrained: Checkpoint) -> tuple[Checkpoint, Description]:
-    """Find out what a model is whose architecture stands in another checkpoint alone.
+    """Find out what a model is whose architecture is in another checkpoint alone.
 
     Of a fine-tuned one, that is the pretrained checkpoint: where ``w2v_args`` is None, ``Wav2VecEncoder.__init__`` and
     ``HubertEncoder.__init__`` load the checkpoint at ``w2v_path`` and take its cfg. Of an encoder that others built
@@ -380,7 +380,7 @@ _NUMBERED = ("layer", "conv", "block")
 
 
 def pattern(name: str) -> re.Pattern[str]:
-    """Compile a table's name, in which ``{x}`` stands for one dot-free part, and ``{rest}`` for any."""
+    """Compile a table's name, in which ``{x}`` matches one dot-free part, and ``{rest}`` for any."""
     escaped = re.escape(name).replace(r"\{", "{").replace(r"\}", "}")
     return re.compile(
         re.sub(r"{(\w+)}", lambda found: f"(?P<{found[1]}>{_number_or_word(found[1])})", escaped), re.ASCII

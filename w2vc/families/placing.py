@@ -1,6 +1,6 @@
 """Finds the encoder in what others made of one: below which prefix it is, and what its tensors can't say.
 
-Others keep an encoder of fairseq's as a module of their own model, so that its names are fairseq's behind a prefix:
+Others keep an encoder of fairseq's as a module of their own model, so that its names are fairseq's after a prefix:
 ``ssl_model.model.encoder.layers.0…``. Behind the prefix, the families' tables apply as to fairseq's own checkpoints.
 """
 
@@ -97,7 +97,7 @@ def _is_fine_tuned(checkpoint: Checkpoint) -> bool:
 
 
 def _places(names: Iterable[str]) -> list[str]:
-    """Return what stands before an encoder's names, at each place where there is one, in the file's order."""
+    """Return what precedes an encoder's names, at each place where there is one, in the file's order."""
     names = list(names)
     layers = {before for name in names for before, mark, _rest in (name.rpartition(_LAYER),) if mark}
     found = (name.removesuffix(_EXTRACTOR) for name in names if name.endswith(_EXTRACTOR))
@@ -105,7 +105,7 @@ def _places(names: Iterable[str]) -> list[str]:
 
 
 def _of_model(before: str) -> str:
-    """Return what stands before a fine-tuned model's names, of which the encoder's are a part."""
+    """Return what precedes a fine-tuned model's names, of which the encoder's are a part."""
     outer = before.removesuffix(FINE_TUNED_PREFIX)
     return outer if not outer or outer.endswith(".") else before
 
@@ -149,7 +149,7 @@ def _option(place: str) -> str:
 def _without_encoder(checkpoint: Checkpoint) -> UnsupportedModelError:
     evidence = Evidence(Tensors(checkpoint.tensors), model=None, inner=None, fine_tuned=False)
     what, advice = stranger_at_once(evidence) or ("", "")
-    looked_for = f"no tensor's name ends in {_EXTRACTOR} with another of {_LAYER} beside it"
+    looked_for = f"no tensor's name ends in {_EXTRACTOR} with another of {_LAYER} next to it"
     return UnsupportedModelError(
         f"{checkpoint.path} is {checkpoint.form} without an encoder of fairseq's: {what or looked_for}.",
         advice=advice or "Give a file whose encoder has fairseq's names; before them may be any prefix.",

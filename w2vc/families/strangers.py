@@ -26,7 +26,7 @@ class Stranger:
 
 
 _HUBERT = ("hubert", "hubert_ctc")
-_READY = "transformers has a class of its own for it, and the authors' models are published for that."
+_READY = "transformers has a class for it, and the authors' models are published for that."
 _SPEAKER = "ContentVec's own training checkpoint, with layers that depend on the speaker"
 _LEGACY = (
     "Give the legacy file of the same training, like checkpoint_best_legacy_500.pt: it is a plain HuBERT and converts."

@@ -1,7 +1,7 @@
 """Languages: a model may hold the weights of several and be loaded with one, which others can be exchanged for.
 
 fairseq keeps them in one of two ways: along the first axis of some tensors, with names in the cfg or without; or under
-``adapter``, where each has tensors of its own that take the place of the model's
+``adapter``, where each has tensors that replace the model's
 (``examples/speech_recognition/new/infer.py``).
 """
 
@@ -46,7 +46,7 @@ class Languages:
         chosen: the one.
         every: all of them, it included.
         own: the model's tensors that a language may have its own in the place of, by name.
-        have_dictionaries: whether each has a dictionary of its own, or all of them have the model's.
+        have_dictionaries: whether each has its dictionary, or all of them have the model's.
     """
 
     chosen: Language
@@ -113,7 +113,7 @@ def in_one_language(checkpoint: Checkpoint, description: Description, wanted: st
         dictionary=languages.chosen.dictionary,
         adapters={},
     )
-    # A language of its own has a head of its own size; one along an axis has the model's.
+    # A language with its own tensors has a head of any size; one along an axis has the model's.
     return Spoken(spoken, describe(spoken) if checkpoint.adapters else description, languages)
 
 
@@ -170,7 +170,7 @@ def _count(tensors: Sequence[SourceTensor]) -> int:
 
 
 def _names(said: Sequence[str], count: int) -> tuple[str, ...]:
-    """The cfg's names, and numbers for the places behind them; numbers for all where a name can't be a file's."""
+    """The cfg's names, and numbers for the places after them; numbers for all where a name can't be a file's."""
     if len(said) > count:
         raise InconsistentError(
             f"The cfg names {len(said)} languages ({', '.join(said)[:200]}), but the tensors are there for {count}.",

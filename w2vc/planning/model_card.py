@@ -108,8 +108,8 @@ def _source(checkpoint: Checkpoint, pretrained: Checkpoint | None) -> str:
     if checkpoint.is_fairseqs:
         return f"a checkpoint of fairseq (`{checkpoint.model_name}`"
     place = f"below `{checkpoint.prefix.removesuffix('.')}`" if checkpoint.prefix else "at the top level"
-    told = "" if pretrained is None else "; what tensors don't show is of the pretrained one"
-    return f"{checkpoint.form} with an encoder of fairseq's in it ({place}{told}"
+    pretrained_too = "" if pretrained is None else "; what tensors don't show is of the pretrained one"
+    return f"{checkpoint.form} with an encoder of fairseq's in it ({place}{pretrained_too}"
 
 
 def _good_to_know(description: Description, plan: Plan) -> list[str]:

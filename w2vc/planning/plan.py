@@ -1,4 +1,4 @@
-"""The plan: what becomes of every tensor, made from names, shapes and dtypes alone.
+"""The plan: where every tensor goes, made from names, shapes and dtypes alone.
 
 Every source tensor is moved, or dropped with a reason; every target tensor is filled exactly once; or one error lists
 every problem.
@@ -275,7 +275,7 @@ def _vocabulary(description: Description, dictionary: Dictionary | None) -> Voca
         labels = description.labels or "<labels>"
         raise DictionaryError(
             "there is no dictionary: the checkpoint carries none (task_state.target_dictionary), and no "
-            f"dict.{labels}.txt lies beside it",
+            f"dict.{labels}.txt lies next to it",
             advice=f"Give fairseq's dict.{description.labels or 'ltr'}.txt with --dict FILE, or use --head none.",
         )
     if len(dictionary) != rows:
@@ -379,7 +379,7 @@ _INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "bool")
 
 
 class _Assignment:
-    """Fills the target's tensors from the checkpoint's, and gathers every problem on the way."""
+    """The target's tensors, filled from the checkpoint's; every problem on the way is gathered."""
 
     def __init__(
         self,
@@ -482,7 +482,7 @@ class _Assignment:
 
 
 class _Exchange(_Assignment):
-    """Fills what a loaded model exchanges when it is given another language.
+    """What a loaded model exchanges when it is given another language, filled from the checkpoint.
 
     There may be a thousand languages of three hundred tensors: what is the same for all of them is found once.
     """

@@ -19,7 +19,7 @@ from w2vc.planning.plan import Plan, chosen_head, make_plan
 from w2vc.planning.provenance import Record, make_record
 from w2vc.reading.archive import Archive
 from w2vc.reading.checkpoint import Checkpoint, read_checkpoint
-from w2vc.reading.dictionary import Dictionary, agreed, dictionary_beside, dictionary_file, read_dictionary
+from w2vc.reading.dictionary import Dictionary, agreed, dictionary_file, dictionary_next_to, read_dictionary
 
 
 @dataclass(frozen=True)
@@ -94,19 +94,19 @@ def head_for(checkpoint: Checkpoint, description: Description, options: Options)
 
 
 def find_dictionary(spoken: Spoken, place: Path | None) -> Dictionary | None:
-    """The dictionary: the given one, the checkpoint's own, or the one beside it; all that are there have to agree."""
+    """The dictionary: the given one, the checkpoint's own, or the one next to it; all that exist have to agree."""
     found = []
     if place is not None:
         found.append(read_dictionary(dictionary_file(place, spoken.labels)))
     if spoken.checkpoint.dictionary is not None:
         found.append(spoken.checkpoint.dictionary)
-    beside = dictionary_beside(spoken.checkpoint.path, spoken.labels)
-    if beside is not None:
-        found.append(_read_beside(beside))
+    neighbour = dictionary_next_to(spoken.checkpoint.path, spoken.labels)
+    if neighbour is not None:
+        found.append(_read_neighbour(neighbour))
     return agreed(found)
 
 
-def _read_beside(path: Path) -> Dictionary:
+def _read_neighbour(path: Path) -> Dictionary:
     """Read a dictionary that nobody named: what is wrong with it is the model's problem, not one of usage."""
     try:
         return read_dictionary(path)

@@ -1,4 +1,4 @@
-"""Tokenizer and feature extractor: the small files beside the weights.
+"""Tokenizer and feature extractor: the small files that go with the weights.
 
 Only files that every supported transformers reads are written: ``vocab.json``, ``tokenizer_config.json`` and
 ``preprocessor_config.json``. Sources: ``transformers/models/wav2vec2/tokenization_wav2vec2.py``,
@@ -136,7 +136,7 @@ def tokenizer_config(vocabulary: Vocabulary) -> dict[str, object]:
         "do_lower_case": False,
         "replace_word_delimiter_char": " ",
         "tokenizer_class": "Wav2Vec2CTCTokenizer",
-        # Any other delimiter that the dictionary lacks would be added behind the last logit by transformers 5.
+        # Any other delimiter that the dictionary lacks would be added after the last logit by transformers 5.
         "word_delimiter_token": WORD_DELIMITER if vocabulary.joins == "words" else "",
     }
 

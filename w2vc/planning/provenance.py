@@ -17,7 +17,7 @@ from w2vc.errors import RefusedError, UnreadableError, UsageError
 from w2vc.options import Options
 from w2vc.planning.overrides import read_config
 from w2vc.reading.archive import examine, open_checkpoint
-from w2vc.reading.dictionary import Dictionary, dictionary_beside, dictionary_file, read_dictionary
+from w2vc.reading.dictionary import Dictionary, dictionary_file, dictionary_next_to, read_dictionary
 from w2vc.version import __version__
 
 WEIGHTS = "model.safetensors"
@@ -189,7 +189,7 @@ def _read(descriptor: int, count: int, offset: int) -> bytes:
 
 
 def _end(tensors: Iterable[object]) -> int:
-    """Where the last tensor ends; -1 if that isn't to be told."""
+    """Where the last tensor ends; -1 if that can't be known."""
     ends = [0]
     for tensor in tensors:
         offsets = tensor.get("data_offsets") if isinstance(tensor, dict) else None
@@ -209,7 +209,7 @@ def is_made_from(record: Record, fingerprint: str, checkpoint: Path, options: Op
     Args:
         record: the output's.
         fingerprint: of the checkpoint as it is now.
-        checkpoint: the file, for the dictionary beside it.
+        checkpoint: the file, for the dictionary next to it.
         options: of the conversion.
     """
     try:
@@ -240,7 +240,7 @@ def _is_same_dictionary(record: Record, checkpoint: Path, given: Path | None) ->
         return True
     labels = record.labels or None
     try:
-        places = (None if given is None else dictionary_file(given, labels), dictionary_beside(checkpoint, labels))
+        places = (None if given is None else dictionary_file(given, labels), dictionary_next_to(checkpoint, labels))
         found = [_symbols(read_dictionary(place)) for place in places if place is not None]
     except (UsageError, RefusedError):  # the conversion will say what is wrong with it
         return False

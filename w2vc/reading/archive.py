@@ -39,7 +39,7 @@ class Archive:
         size: of the file, in bytes.
         container: which of torch's two formats it is.
         records: by name; a storage's is ``data/KEY`` in both containers. Storages of legacy files are their bytes
-            without the length that stands before them.
+            without the length that precedes them.
         program: what the pickle would build and name.
         fingerprint: SHA-256 in hexadecimal digits over the pickle and the records' names, sizes and CRCs: the same for
             a copy under another name, another for any other checkpoint with CRCs.

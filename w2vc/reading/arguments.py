@@ -190,7 +190,7 @@ def _has(arguments: Sequence[object], signature: Sequence[Check]) -> bool:
 
 
 def tensors_extras(path: str, arguments: Sequence[object]) -> list[object]:
-    """Return what a tensor is made with beside its numbers: hooks, metadata, attributes. Each must be empty."""
+    """Return what a tensor is made with apart from its numbers: hooks, metadata, attributes. Each must be empty."""
     if path == REBUILD:
         function, _kind, inner, state = arguments
         assert type(function) is Node  # noqa: S101 - fits() said so

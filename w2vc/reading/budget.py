@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from w2vc.errors import UnsafeError
 
-DISTRUST = "fairseq never writes this; get the checkpoint from a source that you trust"
+DISTRUST = "fairseq never writes this. Get the checkpoint from a source that you trust."
 """The advice for a file that nobody's training wrote."""
 
 SCALAR_BYTES = 40

@@ -44,7 +44,7 @@ class Cfg:
     def value(self, path: str) -> object:
         """Return the value at a dotted path; None where it is missing, null or made by a resolver.
 
-        Of a section, or of a list that is long or nested, only its size is told, in words.
+        Of a section, or of a list that is long or nested, only its size is given, in words.
         """
         found = self._selected(path)
         return None if isinstance(found, str) and found == _NEVER_RUN else _plain(found)

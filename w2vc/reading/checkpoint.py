@@ -98,7 +98,7 @@ class Checkpoint:
         adapters: by language (MMS); none in nearly all checkpoints.
         form: what the file is, for people: ``fairseq's``, or what somebody else made of a model.
         keys: those that lead from the file's value to the state dict.
-        prefix: what stands before fairseq's names in somebody else's state dict.
+        prefix: what precedes fairseq's names in somebody else's state dict.
         outside: what else there is in it, under the file's names.
     """
 

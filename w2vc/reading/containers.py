@@ -24,13 +24,13 @@ class Form:
     Attributes:
         words: what such a file is, for people.
         state_dict: the key of its state dict.
-        beside: further keys that it has; all of them.
+        further: other keys that it has; all of them.
         config: keys of the root's, by the section of fairseq's config that their values are.
     """
 
     words: str
     state_dict: str
-    beside: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
     config: Mapping[str, str] | None = None
 
 
@@ -74,7 +74,7 @@ def contents_of(root: Mapping[str, Any], globals_: Globals) -> Contents | None:
     found = [(form, tensors) for form in FORMS if (tensors := _tensors(root.get(form.state_dict), globals_))]
     # Of several state dicts, none is the right one before its place is named: the root holds them all.
     if len({form.state_dict for form, _tensors_there in found}) == 1:
-        form, tensors = next(pair for pair in found if root.keys() >= set(pair[0].beside))
+        form, tensors = next(pair for pair in found if root.keys() >= set(pair[0].further))
         sections = {section: root[key] for section, key in (form.config or {}).items()}
         return Contents(form.words, (form.state_dict,), tensors, sections)
     tensors = _only_tensors(root, globals_)

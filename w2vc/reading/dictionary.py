@@ -1,4 +1,4 @@
-"""fairseq's dictionary: which symbol stands at which index.
+"""fairseq's dictionary: which symbol has which index.
 
 Read by w2vc's own reader with the semantics of ``fairseq/data/dictionary.py`` (``Dictionary.add_from_file``), or taken
 from the dictionary that the checkpoint itself carries (``task_state``).
@@ -21,7 +21,7 @@ SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
 
 _OVERWRITE = "#fairseq:overwrite"
 _MOST_LINES_SHOWN = 5
-_LINE_FORMAT = "a line is 'symbol count', with ' #fairseq:overwrite' behind it where a symbol is repeated on purpose"
+_LINE_FORMAT = "a line is 'symbol count', with ' #fairseq:overwrite' after it where a symbol is repeated on purpose"
 
 
 @dataclass(frozen=True)
@@ -197,16 +197,16 @@ def dictionary_file(place: Path, labels: str | None) -> Path:
     return found[0]
 
 
-def dictionary_beside(checkpoint: Path, labels: str | None) -> Path | None:
-    """Return ``dict.<labels>.txt`` beside the checkpoint, if any (``AudioFinetuningTask.load_target_dictionary``)."""
+def dictionary_next_to(checkpoint: Path, labels: str | None) -> Path | None:
+    """Return ``dict.<labels>.txt`` next to the checkpoint, if any (``AudioFinetuningTask.load_target_dictionary``)."""
     if labels is None or not _safe(labels):
         return None
-    beside = checkpoint.parent / f"dict.{labels}.txt"
-    return beside if beside.is_file() else None
+    neighbour = checkpoint.parent / f"dict.{labels}.txt"
+    return neighbour if neighbour.is_file() else None
 
 
 def _safe(labels: str) -> bool:
-    """Labels come from the checkpoint, and become a part of a path."""
+    """Raise if labels, which come from the checkpoint, can't be a part of a path."""
     return re.fullmatch(r"[\w.-]{1,64}", labels) is not None
 
 
@@ -227,7 +227,7 @@ def agreed(found: Iterable[Dictionary]) -> Dictionary | None:
 
 
 def _difference(left: Dictionary, right: Dictionary) -> str:
-    """What stands between the symbols that both begin with and those that both end with: one pass, however long."""
+    """Return what lies between the symbols that both begin with and those that both end with, in one pass."""
     ours, theirs = left.symbols, right.symbols
     shorter = min(len(ours), len(theirs))
     start = next((at for at in range(shorter) if ours[at] != theirs[at]), shorter)

@@ -21,7 +21,7 @@ _COPIED = frozenset({"_codecs.encode"})
 
 
 class Keys:
-    """Accounts for what is hashed: a file can choose the hash of a number and of a tuple, so that all of them collide.
+    """The account of what is hashed: a file can choose the hash of a number and of a tuple, so that all collide.
 
     Nothing is looked at twice: a tuple knows its weight, how many objects Python's hash of it visits.
     """

@@ -1,4 +1,4 @@
-"""Other kinds of files than checkpoints: those that people pass by mistake, each with a word of its own."""
+"""Other kinds of files than checkpoints: those that people pass by mistake, and what to say about each."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from w2vc.reading.opening import TAKE_THE_CHECKPOINT
 from w2vc.reading.source import GET_AGAIN
 
-SAVE_AGAIN = 'load it where it was made and save it again with torch.save(checkpoint, "checkpoint.pt")'
-UNPACK = "unpack it and pass the checkpoint inside"
+SAVE_AGAIN = 'Load it where it was made and save it again with torch.save(checkpoint, "checkpoint.pt").'
+UNPACK = "Unpack it and pass the checkpoint inside."
 KIND_BYTES = 512
 """How much of a file tells its kind: a tar's magic lies at byte 257."""
 
@@ -23,7 +23,7 @@ _KINDS: tuple[tuple[Callable[[bytes], bool], str, str], ...] = (
     (lambda start: not start.strip(b"\0"), "full of zeros (an unfinished download?)", GET_AGAIN),
     (
         lambda start: start.startswith(b"version https://git-lfs"),
-        "a git-lfs pointer, which stands for the real file",
+        "a git-lfs pointer, which refers to the real file",
         "run `git lfs pull` where it was cloned",
     ),
     (
@@ -63,7 +63,7 @@ _KINDS: tuple[tuple[Callable[[bytes], bool], str, str], ...] = (
     (
         lambda start: start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")),
         "a web page (HTML): the download gave a page instead of the file",
-        "download the file itself, signed in if that is needed",
+        "Download the file itself, signed in if that is needed.",
     ),
     (lambda start: start.lstrip().startswith(b"<?xml"), "an XML document", GET_AGAIN),
     (lambda start: _is_text(start) and _JSON.match(start) is not None, "a JSON text", TAKE_THE_CHECKPOINT),

@@ -69,7 +69,7 @@ def _check_preamble(path: Path, source: PickleSource) -> None:
         raise DamagedError(f"{path}: the legacy format's preamble is broken", advice=GET_AGAIN)
     machine = read_next_value(source)
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
-        advice = "load it on a little-endian machine (x86-64, ARM) and save it there with torch.save"
+        advice = "Load it on a little-endian machine (x86-64, ARM) and save it there with torch.save."
         raise DamagedError(f"{path}: w2vc reads little-endian checkpoints only, and this is none", advice=advice)
 
 

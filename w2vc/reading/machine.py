@@ -22,9 +22,7 @@ from w2vc.reading.nodes import Node, NodeKind, is_mapping, is_node
 from w2vc.reading.source import GET_AGAIN, PickleSource
 from w2vc.reading.storages import Storages
 
-SAVE_AGAIN = (
-    'load it where it was made and save it with torch.save(checkpoint, "checkpoint.pt"), which writes pickle protocol 2'
-)
+SAVE_AGAIN = 'Load it where it was made and save it with torch.save(checkpoint, "checkpoint.pt"): pickle protocol 2.'
 
 
 class Machine:

@@ -8,6 +8,7 @@ from w2vc.errors import DamagedError
 from w2vc.reading.budget import LIMITS, Budget
 from w2vc.reading.globals_used import Globals
 from w2vc.reading.nodes import Node
+from w2vc.reading.source import GET_AGAIN
 
 
 def measure(root: object, budget: Budget, globals_: Globals) -> None:
@@ -74,10 +75,10 @@ def check_uses(budget: Budget, globals_: Globals) -> None:
         if use.hashed and (use.gets_items or use.gets_elements):
             raise DamagedError(
                 f"{budget.what} has a {path} as a key, and gives it items",
-                advice="download or copy the checkpoint again and compare its checksum",
+                advice=GET_AGAIN,
             )
         if use.gets_elements and (use.gets_state or use.gets_items):
             raise DamagedError(
                 f"{budget.what} has a {path}, a list with attributes, which torch can't load safely",
-                advice="load it where it was made, replace these objects by plain lists, and save it again",
+                advice="Load it where it was made, replace these objects by plain lists, and save it again.",
             )

@@ -10,7 +10,7 @@ from w2vc.errors import DamagedError, MissingError, NotACheckpointError
 from w2vc.paths import open_at_once, other_than_a_file
 from w2vc.reading.source import GET_AGAIN
 
-TAKE_THE_CHECKPOINT = "pass the checkpoint file that fairseq's training wrote or that was published with the model"
+TAKE_THE_CHECKPOINT = "Pass the checkpoint file that fairseq's training wrote or that was published with the model."
 
 
 def open_checkpoint(path: Path) -> BinaryIO:
@@ -36,7 +36,7 @@ def _cannot_open(path: Path, error: OSError) -> MissingError | NotACheckpointErr
     if kind is not None:
         return NotACheckpointError(f"{path}: is {kind}, not a file", advice=TAKE_THE_CHECKPOINT)
     return MissingError(
-        f"{path}: can't be opened: {error.strerror}", advice="check the path and the permission to read it"
+        f"{path}: can't be opened: {error.strerror}", advice="Check the path and the permission to read it."
     )
 
 
@@ -53,7 +53,7 @@ def read_exactly(file: BinaryIO, path: Path, offset: int, count: int) -> bytes:
             count -= len(piece)
     except OSError as error:
         message = f"{path}: can't be read at byte {offset}: {error.strerror}"
-        raise DamagedError(message, advice="check the disk or the network that the file is on") from error
+        raise DamagedError(message, advice="Check the disk or the network that the file is on.") from error
     return b"".join(pieces)
 
 

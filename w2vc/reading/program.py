@@ -55,7 +55,7 @@ def _walk(source: PickleSource, *, legacy: bool) -> tuple[Machine, Any]:
 
 
 def read_next_program(source: PickleSource, *, legacy: bool) -> PickleProgram:
-    """Return what the pickle at the source's position would build; the position moves behind it.
+    """Return what the pickle at the source's position would build; the position moves to its end.
 
     Args:
         source: the bytes.

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from w2vc.errors import DamagedError, UnsafeError
 from w2vc.reading.budget import DISTRUST, LIMITS
 
-GET_AGAIN = "download or copy the checkpoint again and compare its checksum"
+GET_AGAIN = "Download or copy the checkpoint again and compare its checksum."
 """The advice for a file that is cut off or altered."""
 
 
 class PickleSource:
-    """Bytes with one pickle after the other; ``more`` gives the next piece, and nothing at the end.
+    """Bytes of one pickle after the other; ``more`` gives the next piece, and nothing at the end.
 
     Attributes:
         data: what has been read so far.

@@ -72,7 +72,7 @@ class SourceTensor:
 
     @property
     def span(self) -> int:
-        """Bytes from its first element to behind its last one, strides included."""
+        """Bytes from its first element to the end of its last one, strides included."""
         if self.elements == 0:
             return 0
         reach = sum((size - 1) * stride for size, stride in zip(self.shape, self.stride, strict=True))

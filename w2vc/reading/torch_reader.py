@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # torch's allow-list belongs to the process, and each load needs its own.
 _LOCK = threading.Lock()
-# Storages begin so far apart that each is at an address of its own.
+# Storages begin so far apart that no two share an address.
 _ALIGNMENT = 64
 
 
@@ -158,12 +158,12 @@ def _readable(file: BinaryIO, archive: Archive) -> BinaryIO:
     return BytesIO(read_exactly(file, archive.path, 0, end))
 
 
-# Before each storage of a legacy file stands its length.
+# Each storage of a legacy file follows its length.
 _LEGACY_LENGTH = 8
 
 
 def _places(archive: Archive) -> Any:
-    """Return a ``map_location`` that gives each storage an address of its own, in memory that is never touched.
+    """Return a ``map_location`` that gives each storage another address, in memory that is never touched.
 
     torch would keep all storages at once, each as large as its record. Here they overlap, so that together they need
     little more addresses than the largest, and none of the memory. Where the largest is larger than any model's, there

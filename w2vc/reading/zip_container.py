@@ -35,7 +35,7 @@ _NOTE_BYTES_LIMIT = 64
 
 
 class ZipContainer:
-    """A zip file under examination: finds its records behind their own headers, which must agree with the directory."""
+    """A zip file under examination: its records are found by their own headers, which must agree with the directory."""
 
     def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
         self.zip = ZipDirectory(file, path, size)
@@ -94,9 +94,7 @@ class ZipContainer:
         for form in _DESCRIPTORS:
             if len(found) >= form.size and form.unpack_from(found) == stated:
                 return end + form.size
-        raise self.zip.damaged(
-            f"has a data descriptor behind record {shown(entry.name)} that contradicts the directory"
-        )
+        raise self.zip.damaged(f"has a data descriptor after record {shown(entry.name)} that contradicts the directory")
 
     def records(self) -> dict[str, Record]:
         """Return all records, by name without the root folder."""

@@ -53,7 +53,7 @@ _ATTRIBUTE_FOLDER = 0x10
 
 
 class ZipDirectory:
-    """Reads the directory, and refuses what torch.save wouldn't write there."""
+    """The directory, read from a file's end; what torch.save wouldn't write there is refused."""
 
     def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
         self.file = file
@@ -69,7 +69,7 @@ class ZipDirectory:
         return DamagedError(f"{self.path}: {problem}", advice=advice)
 
     def end(self) -> tuple[End, int]:
-        """Return the directory's place, and where the structures behind it begin.
+        """Return where the directory is, and where the structures after it begin.
 
         The end record is looked for at the very end only: torch writes no comment, and where different readers could
         find different directories, none of them can be trusted.
@@ -103,13 +103,13 @@ class ZipDirectory:
 
     def directory(self) -> list[Entry]:
         """Return all entries."""
-        end, behind = self.end()
+        end, after = self.end()
         if end.disk or end.directory_disk or end.entries_here != end.entries:
             raise self.damaged("is a part of a split zip archive", UNPACK)
         if end.entries > LIMITS["records"].most or end.directory_size > LIMITS["directory bytes"].most:
             message = f"{self.path}: has {end.entries} records in a directory of {end.directory_size} bytes"
             raise UnsafeError(message, advice=DISTRUST)
-        if end.directory_offset + end.directory_size != behind:
+        if end.directory_offset + end.directory_size != after:
             raise self.damaged("has a directory that doesn't lie right before the archive's end")
         return self._entries(self.read(end.directory_offset, end.directory_size), end.entries)
 
@@ -131,15 +131,15 @@ class ZipDirectory:
         name_length, extra_length, comment_length, disk, _inner, attributes, header_offset = fields[10:]
         name_at = position + _ENTRY.size
         extra_at = name_at + name_length
-        behind = extra_at + extra_length + comment_length
-        if signature != _ENTRY_SIGNATURE or behind > len(directory) or disk not in (0, _FULL16):
+        after = extra_at + extra_length + comment_length
+        if signature != _ENTRY_SIGNATURE or after > len(directory) or disk not in (0, _FULL16):
             raise self.damaged(f"has a broken directory entry at its byte {position}")
         name = self._name(directory[name_at:extra_at])
         if attributes & _ATTRIBUTE_FOLDER:
             raise self.damaged(f"has record {shown(name)} marked as a folder")
         extra = directory[extra_at : extra_at + extra_length]
         size, compressed_size, header_offset = self.widen(name, extra, (size, compressed_size, header_offset))
-        return Entry(name, flags, method, crc32, compressed_size, size, header_offset), behind
+        return Entry(name, flags, method, crc32, compressed_size, size, header_offset), after
 
     def _name(self, raw: bytes) -> str:
         try:

@@ -1,4 +1,4 @@
-"""Outputs: transformers' model, loaded from the directory, beside the reference, driven by the checkpoint's tensors.
+"""Compare outputs: transformers' model, loaded from the directory, and the reference with the checkpoint's tensors.
 
 Both are fed the same samples. The stages of transformers' forward are taken with hooks on its modules: what
 ``output_hidden_states`` gives, and whether its last is before or after the final layer norm, depends on the version.

@@ -21,6 +21,7 @@ from w2vc.planning.plan import Make, Move, Plan
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import ITEM_BYTES, Checkpoint
 from w2vc.reading.opening import read_exactly
+from w2vc.reading.source import GET_AGAIN
 from w2vc.verifying.verification import Finding
 from w2vc.writing.safetensors_file import DTYPE_CODES, read_header
 from w2vc.writing.writer import Watch
@@ -114,7 +115,7 @@ def _extra(plan: Plan, found: Mapping[str, Entry]) -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """The plan's tensors beside the file's; attributes as in ``compare_tensors``."""
+    """The plan's tensors and the file's; attributes as in ``compare_tensors``."""
 
     checkpoint: Checkpoint
     sources: Mapping[str, Tensor]
@@ -176,7 +177,7 @@ class _Comparison:
         if isinstance(tensor, Move) and self._is_damaged(self.sources[tensor.source.name]):
             raise DamagedError(
                 f"{self.checkpoint.path}: the checksum of {tensor.source.storage.name} ({tensor.source.name}) is wrong",
-                advice="Download or copy the checkpoint again and compare its checksum.",
+                advice=GET_AGAIN,
             )
         found = f"{self._how_many(tensor, entry)}{self._held_instead(tensor, entry)}"
         return Finding("tensors", tensor.target, _origin(tensor), found)

@@ -1,6 +1,6 @@
 """Proves a conversion where there is no fairseq: the written directory against the checkpoint.
 
-The parts, each in a module of its own: every tensor (``compare_tensors``), the small files (``compare_files``), the
+The parts, one module each: every tensor (``compare_tensors``), the small files (``compare_files``), the
 outputs (``compare_outputs``), the vocabulary (``compare_vocabulary``). Differences are values; only what can't be
 read at all is raised.
 """

@@ -144,7 +144,7 @@ def _read_with_soundfile(path: Path) -> tuple[Tensor, int, bool]:
     except (ImportError, OSError) as error:  # OSError: it is there, but the library below it isn't
         raise UsageError(
             f"{path} is no 16-bit PCM wav, and soundfile, which reads other audio, isn't installed",
-            advice="pip install soundfile, or convert the recording: sox IN -b 16 OUT.wav",
+            advice="Install soundfile (pip install soundfile), or convert the recording (sox IN -b 16 OUT.wav).",
         ) from error
     try:
         with soundfile.SoundFile(path) as file:

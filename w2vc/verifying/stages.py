@@ -26,7 +26,7 @@ class Tap:
 
     Attributes:
         stage: its name in the report; that of transformers' module where it is the module's output.
-        reference: the attribute of ``ReferenceOutputs``, with an index behind a dot where it has several:
+        reference: the attribute of ``ReferenceOutputs``, with an index after a dot where it has several:
             ``features``, ``hidden_states.0``.
         module: transformers' module, by its path from the base model.
         side: which of the module's sides shows it; of the output or the input, the first tensor.

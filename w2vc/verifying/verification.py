@@ -79,7 +79,7 @@ class Verification:
         rounded: whether they lost bits that fairseq computes with.
         tensors, tensor_bytes: how many were compared.
         findings: the differences.
-        input_values: what the feature extractor makes of the audio, beside fairseq's; None where it can't be loaded.
+        input_values: what the feature extractor makes of the audio; None where it can't be loaded.
         stages: of the model's forward, in its order; empty where it can't be loaded.
         symbols: how many were compared, 0 without a vocabulary.
         transcripts: one a clip, empty without a CTC head.
@@ -199,8 +199,8 @@ class Verification:
         for stage in self.stages:
             yield "", f"{stage.name:<{_NAME_WIDTH}}{stage.error:9.1e}{stage.bound:9.1e}  {_MARKS[stage.same]}"
         for transcript in self.transcripts:
-            beside = "" if transcript.found == transcript.expected else f", transformers: {transcript.found!r}"
-            yield "Transcript", f"{transcript.expected!r}{beside}"
+            difference = "" if transcript.found == transcript.expected else f", transformers: {transcript.found!r}"
+            yield "Transcript", f"{transcript.expected!r}{difference}"
         for note in self.notes:
             yield "Note", note
         yield "Took", f"{self.seconds:.1f} s"

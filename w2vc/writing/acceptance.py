@@ -54,7 +54,7 @@ def load_classes(config_class: str, *, with_tokenizer: bool) -> Classes:
 
 
 def accept(classes: Classes, plan: Plan, directory: Path) -> None:
-    """Tries the files.
+    """Load the small files with the installed transformers.
 
     Raises:
         InconsistentError: transformers refuses a value, changes it, or counts other tokens than the head has rows.

@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 class Background:
-    """Runs functions in threads of their own, all of which have ended when the block has."""
+    """Threads, one for each function, all of which have ended when the block has."""
 
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []

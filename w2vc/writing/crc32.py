@@ -2,7 +2,7 @@
 
 A CRC is the remainder of a division of polynomials over GF(2): multiples of the divisor can be added to the message and
 change nothing. The divisor of zip's CRC-32 divides x**(8 * 1042880) + x**(8 * 197992) + 1, so a byte may be taken away
-where it stands if it is added (exclusive or) 844888 and 1042880 bytes behind. numpy does that to long pieces at a time,
+where it is if it is added (exclusive or) 844888 and 1042880 bytes later. numpy does that to long pieces at a time,
 until no more than the last 1042880 bytes are left for zlib. The idea is that of Sam Russell, "Chorba: A novel CRC32
 implementation" (arXiv 2412.16398); this multiple of the divisor has fewer terms than those there, farther apart, and
 all distances are multiples of eight bytes, so that everything stays aligned.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _WORD = 8
 _NEAR = 844_888
 _FAR = 1_042_880
-# How many pieces lie behind one another before what counts of them is moved to the front.
+# How many pieces follow one another before what counts of them is moved to the front.
 _PIECES = 4
 _LONG_PIECE = 2**24
 # Below this zlib is as fast.
@@ -28,7 +28,7 @@ _LEAST = 2 * _FAR
 
 
 class Crc32:
-    """Takes one run of bytes after another, each in pieces.
+    """The checksum of one run of bytes after another, each given in pieces.
 
     ``begin`` a run; ask for ``room``, put its next bytes there and ``add`` them, until all have been; ask for the
     ``value``.
@@ -46,7 +46,7 @@ class Crc32:
         self._value = 0
 
     def begin(self, size: int) -> None:
-        """Begins a run of ``size`` bytes."""
+        """Begin a run of ``size`` bytes."""
         self._value = 0
         self._words = None
         if self._folding and size >= _LEAST:
@@ -68,7 +68,7 @@ class Crc32:
         return self._memory[self._end : self._end + min(count, _NEAR)]
 
     def add(self, piece: memoryview) -> None:
-        """Adds the bytes that were put into the last room; they don't stand there any more afterwards."""
+        """Add the bytes that were put into the last room, which is free afterwards."""
         if self._words is None:
             self._value = zlib.crc32(piece, self._value)
         elif len(piece) % _WORD == 0:
@@ -90,11 +90,11 @@ class Crc32:
         """The CRC-32 of what has been added since the beginning."""
         if self._words is None:
             return self._value
-        # The last bytes stay where they stand, so nothing may be added for them behind.
-        behind = self._end - _FAR + _NEAR
-        last = self._words[behind // _WORD : self._end // _WORD] ^ _before(self._words, behind, self._end, _NEAR)
+        # The last bytes stay where they are, so nothing may be added for them later.
+        last_at = self._end - _FAR + _NEAR
+        last = self._words[last_at // _WORD : self._end // _WORD] ^ _before(self._words, last_at, self._end, _NEAR)
         # zlib goes on from this value with a register of zeros.
-        value = zlib.crc32(self._memory[self._end - _FAR : behind], 0xFFFFFFFF)
+        value = zlib.crc32(self._memory[self._end - _FAR : last_at], 0xFFFFFFFF)
         return zlib.crc32(last.data, value)
 
 

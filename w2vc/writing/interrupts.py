@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def interrupts_kept() -> Iterator[list[int]]:
-    """Gives a list to which the signals' numbers are added instead of being acted on, until the end of the block.
+    """Collect signals' numbers in a list, instead of acting on them, until the end of the block.
 
     A mask would not do: the system then gives the signal to another thread, and Python has the main one act on it.
     In other threads there is nothing to keep, as none of Python's handlers ever runs there.

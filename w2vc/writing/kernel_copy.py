@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from w2vc.errors import DamagedError
+from w2vc.reading.source import GET_AGAIN
 
 # One system call's share: what lies between two looks at the clock, or at a signal.
 _KERNEL_PIECE = 2**25
@@ -18,12 +19,11 @@ _PIECE = 2**20
 _COPIED_A_SECOND = 2.5e9
 _PARTS = 10
 _SHORTEST_PART = 0.01
-_GET_AGAIN = "Download or copy the checkpoint again and compare its checksum."
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
 
 def copy_range(source: int, start: int, target: int, place: int, count: int) -> Iterator[int]:
-    """Copies a range of bytes; gives how many after each piece.
+    """Copy a range of bytes; yield how many after each piece.
 
     Args:
         source: file descriptor to copy from.
@@ -57,7 +57,7 @@ def _copy_piece(source: int, start: int, target: int, place: int, count: int) ->
 
 
 def reserve(target: int, size: int) -> None:
-    """Makes a file as large as it will be, so that a disk that is too full says so before any work is done."""
+    """Make a file as large as it will be, so that a full disk is noticed before any work is done."""
     try:
         os.posix_fallocate(target, 0, size)
     except OSError as error:
@@ -67,7 +67,7 @@ def reserve(target: int, size: int) -> None:
 
 
 def write_at(target: int, piece: bytes | memoryview, place: int) -> None:
-    """Writes all bytes at an offset, however few the system takes at once."""
+    """Write all bytes at an offset, however few the system takes at once."""
     view = memoryview(piece)
     while view:
         count = os.pwrite(target, view, place)
@@ -75,7 +75,7 @@ def write_at(target: int, piece: bytes | memoryview, place: int) -> None:
 
 
 def read_into(source: int, view: memoryview, start: int) -> None:
-    """Fills a buffer from an offset, however few bytes the system gives at once.
+    """Fill a buffer from an offset, however few bytes the system gives at once.
 
     Raises:
         DamagedError: the source ends before, or can't be read.
@@ -84,7 +84,7 @@ def read_into(source: int, view: memoryview, start: int) -> None:
         try:
             count = os.preadv(source, [view], start)
         except OSError as error:
-            raise DamagedError(f"the checkpoint can't be read: {error.strerror}", advice=_GET_AGAIN) from error
+            raise DamagedError(f"the checkpoint can't be read: {error.strerror}", advice=GET_AGAIN) from error
         if count == 0:
             raise ended_early()
         view, start = view[count:], start + count
@@ -92,19 +92,19 @@ def read_into(source: int, view: memoryview, start: int) -> None:
 
 def ended_early() -> DamagedError:
     """The error of a file that became shorter while it was read."""
-    return DamagedError("the checkpoint ends before its last tensor", advice=_GET_AGAIN)
+    return DamagedError("the checkpoint ends before its last tensor", advice=GET_AGAIN)
 
 
 @contextmanager
 def written_back_meanwhile(target: int, size: int) -> Iterator[None]:
-    """Has what is written in the block go to the disk while more is written, so that no long wait is left at the end.
+    """Flush in the background while the block writes, so that the final fsync is short.
 
     Args:
         target: file descriptor of the file that is written.
         size: how many bytes it will have.
 
     Raises:
-        OSError: it can't be written. A later look at the same file would not be told.
+        OSError: it can't be written. The kernel reports it only once, so it is raised here.
     """
     part = max(size / _COPIED_A_SECOND / _PARTS, _SHORTEST_PART)
     done = threading.Event()

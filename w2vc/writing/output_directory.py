@@ -1,7 +1,7 @@
 """A directory that appears complete, in one rename, or not at all.
 
 It is built as a hidden sibling of its final place and locked while it is built, so that what a killed process left
-behind is told from what another process is building, and cleared away by the next run.
+behind is distinguished from what another process is building, and removed by the next run.
 """
 
 from __future__ import annotations
@@ -343,7 +343,7 @@ def _exchange(building: Path, output: Path) -> None:
             return
         if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    # A file system that can't: for a moment nothing stands there.
+    # A file system that can't: for a moment there is nothing.
     aside = building.with_name(building.name[:-12] + secrets.token_hex(6))
     with _interrupts_delayed():
         output.rename(aside)

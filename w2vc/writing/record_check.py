@@ -1,4 +1,4 @@
-"""Checks beside the copying: each record's CRC-32 against the zip's, and whether its values are finite.
+"""Checks while copying: each record's CRC-32 against the zip's, and whether its values are finite.
 
 The copying keeps one core busy, this another; when the copying is done, both go on here. The bytes are read twice, the
 second time from the page cache.
@@ -18,6 +18,7 @@ from w2vc.errors import DamagedError
 from w2vc.planning.plan import Move, Plan
 from w2vc.reading.archive import Archive, Record
 from w2vc.reading.checkpoint import ITEM_BYTES, Checkpoint, SourceTensor
+from w2vc.reading.source import GET_AGAIN
 from w2vc.writing.crc32 import Crc32
 from w2vc.writing.kernel_copy import read_into
 
@@ -31,9 +32,9 @@ _EXPONENTS = {
 
 
 class RecordCheck:
-    """Looks at a checkpoint's records, from the moment when the gate has let the file pass.
+    """The check of a checkpoint's records, which begins as soon as the gate has let the file pass.
 
-    Which of them the plan uses isn't known then; that those under ``model`` are, is likely. So a thread begins with
+    There is no plan yet, but records under ``model`` will almost certainly be needed. So a thread begins with
     them while torch is imported and the plan is made; the rest is added when the plan is there.
     """
 
@@ -65,7 +66,7 @@ class RecordCheck:
         return bool(self._wrong) or self._failure is not None
 
     def begin(self, file: BinaryIO, archive: Archive) -> None:
-        """Begins with the records under ``model``, in a thread."""
+        """Begin with the records under ``model``, in a thread."""
         self._source = os.dup(file.fileno())
         for tensor in archive.program.model_tensors:
             self._add(archive.records[f"data/{tensor.storage.key}"], tensor.dtype)
@@ -75,7 +76,7 @@ class RecordCheck:
             self._thread = thread
 
     def finish(self, source: int, checkpoint: Checkpoint, plan: Plan) -> tuple[Mapping[str, int], int]:
-        """Looks at what is left of the plan's records, on this thread too.
+        """Check what is left of the plan's records, on this thread too.
 
         Args:
             source: the checkpoint's file descriptor.
@@ -106,7 +107,7 @@ class RecordCheck:
                     f"{checkpoint.path}: the checksum of {record.name} ({names.get(record, 'not used')}) is wrong"
                     for record in self._wrong
                 ],
-                advice="Download or copy the checkpoint again and compare its checksum.",
+                advice=GET_AGAIN,
             )
         found: dict[str, int] = {}
         for record, count in self._not_finite.items():
@@ -128,7 +129,7 @@ class RecordCheck:
             self._waiting.append((record, dtype))
 
     def work(self) -> None:
-        """Looks at records until none is left or something is wrong. Several threads may do so at once."""
+        """Check records until none is left or something is wrong. Several threads may do so at once."""
         crc32 = None
         try:
             while not self.is_hopeless:

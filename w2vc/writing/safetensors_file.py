@@ -37,7 +37,7 @@ class Layout:
 
 
 def layout(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> Layout:
-    """Lays tensors out in the given order, wider items first so that each is aligned.
+    """Lay tensors out in the given order, wider items first so that each is aligned.
 
     Args:
         tensors: name, dtype and shape of each.

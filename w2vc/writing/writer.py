@@ -62,7 +62,7 @@ def write(
     protected: Sequence[Path] = (),
     watch: Watch | None = None,
 ) -> Written:
-    """Writes the directory that the plan describes.
+    """Write the directory that the plan describes.
 
     Args:
         checkpoint: where the bytes come from.
@@ -72,7 +72,7 @@ def write(
         metadata: for the safetensors file.
         force: replace an earlier conversion.
         protected: files that are never replaced or removed.
-        watch: told of the progress.
+        watch: progress callback (bytes done, total bytes).
 
     Raises:
         OutputError: the place is taken or can't be written.
@@ -103,7 +103,7 @@ def write(
 
 @contextmanager
 def _unchanged(file: int, checkpoint: Checkpoint) -> Iterator[None]:
-    """Holds that the file stays what the gate looked at."""
+    """Raise if the checkpoint changed since it was examined."""
     before = identity_of(file)
     yield
     if not checkpoint.identity == before == identity_of(file):
@@ -128,7 +128,7 @@ def _layout(tensors: Iterable[Move | Make], metadata: Mapping[str, str]) -> Layo
 
 
 class _Done:
-    """How many of how many bytes are done, told to whom it concerns."""
+    """How many of how many bytes are done, reported to a callback."""
 
     def __init__(self, whole: int, watch: Watch | None) -> None:
         self.whole = whole
@@ -157,7 +157,7 @@ def _write_weights(
 
 
 def _written_pieces(source: int, target: int, tensor: Move | Make, place: int) -> Iterator[int]:
-    """Writes one tensor; gives the number of bytes after each piece."""
+    """Write one tensor; yield the number of bytes after each piece."""
     if isinstance(tensor, Move):
         _hold_equal(source, tensor)
         if _as_it_is(tensor):
@@ -250,7 +250,7 @@ def _made(tensor: Make) -> Iterator[bytes]:
 
 
 def _open_with_library(path: Path, tensors: Iterable[Move | Make]) -> None:
-    """Has the safetensors library itself open the file and say what is in it."""
+    """Open the file with the safetensors library itself and compare what it lists."""
     from safetensors import safe_open
 
     expected = {tensor.target: (DTYPE_CODES[tensor.dtype], list(tensor.shape)) for tensor in tensors}

@@ -28,7 +28,7 @@ def extractor_has_its_shapes(facts: Facts) -> Iterator[str]:
     said = [(layer.dim, layer.kernel) for layer in facts["conv_feature_layers"]]
     if said != facts["extractor_shapes"]:
         yield (
-            f"cfg.{facts['section']}.conv_feature_layers stands for (dim, kernel) = {said[:20]}, "
+            f"cfg.{facts['section']}.conv_feature_layers means (dim, kernel) = {said[:20]}, "
             f"but the tensors have {facts['extractor_shapes'][:20]}"
         )
 

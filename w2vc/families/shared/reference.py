@@ -246,7 +246,7 @@ def _conv_layers(settings: Settings) -> tuple[ConvLayer, ...]:
 class Weights:
     """The tensors below one module's name, each read when asked for.
 
-    ``names`` stands beside the mapping because a mapping's own ``in`` may read the tensor.
+    ``names`` is given with the mapping because a mapping's own ``in`` may read the tensor.
     """
 
     tensors: Mapping[str, Tensor]

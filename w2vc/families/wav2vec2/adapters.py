@@ -1,4 +1,4 @@
-"""MMS adapters: a small network behind each transformer layer, one for each language.
+"""MMS adapters: a small network after each transformer layer, one for each language.
 
 Sources: ``fairseq/models/wav2vec/wav2vec2.py`` of fairseq's last commit (``AdapterFast``,
 ``TransformerSentenceEncoderWithAdapterLayer``), ``fairseq/tasks/audio_finetuning.py`` (``multi_corpus_keys``), and

@@ -57,7 +57,7 @@ def _adapter_activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def _encoder(weights: Weights, settings: Settings, activation: Callable[[Tensor], Tensor], corpus_key: int) -> Encoder:
-    """The encoder of transformer layers, with an adapter behind each that has one."""
+    """The encoder of transformer layers, with an adapter after each that has one."""
     plain = encoder_of_layers(weights, settings)
 
     def layer(x: Tensor, mask: Tensor | None, of_layer: Weights) -> Tensor:
