@@ -31,7 +31,7 @@ TRIAL = (
     "tests/commands/test_batch.py::test_a_checkpoint_whose_worker_dies_each_time_is_found_and_the_others_are_converted",
     "tests/promises/test_parity.py",
 )
-"""Help, inspect, convert, verify and batch as a person sees them; each error; outputs beside fairseq's recorded ones."""
+"""Every command as a person sees it; each error; outputs compared with what fairseq computed."""
 
 MODELS = (
     "relative_ctc",
