@@ -31,7 +31,7 @@ WITH_LOWEST = (
     "tests/commands/test_main.py::test_wrong_usage_gets_two_lines",
     # distributed
     "tests/commands/test_batch.py::test_a_json_lines_manifest_means_the_same",
-    "tests/commands/test_batch.py::test_a_checkpoint_whose_worker_dies_each_time_is_found_and_the_others_are_converted",
+    "tests/commands/test_batch.py::test_a_killed_worker_loses_nothing",
     "tests/commands/test_batch.py::test_over_dask_a_lost_workers_checkpoints_are_done_elsewhere_and_all_is_as_here",
     "tests/commands/test_batch.py::test_a_dask_address_without_a_scheduler_is_an_error_of_two_lines",
 )
