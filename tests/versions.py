@@ -2,9 +2,10 @@
 
     python -m tests.versions [PYTHON ...]
 
-For each pair: a fresh environment, the README's first command in a fresh clone, and some of the tests with what it
-installed. torch is chosen by this file instead of the constraints: where only CUDA builds are to be had, that is some
-gigabytes for each pair, so an environment is deleted before the next one is made, all below TMPDIR. PYTHON is a version such as 3.12; without any, every supported one is tried.
+For each pair: a fresh environment below TMPDIR, the README's first command in a fresh clone, and some of the tests with
+what it installed. torch is chosen by this file instead of the constraints: where only CUDA builds are to be had, that is
+some gigabytes for each pair, so an environment is deleted before the next one is made. PYTHON is a version such as
+3.12; without any, every supported one is tried.
 """
 
 from __future__ import annotations
