@@ -29,8 +29,10 @@ TRIAL = (
     "tests/commands/test_screens.py",
     "tests/commands/test_errors.py",
     "tests/commands/test_batch.py::test_a_json_lines_manifest_means_the_same",
-    "tests/commands/test_batch.py"
-    "::test_a_checkpoint_whose_worker_dies_each_time_is_found_and_the_others_are_converted[while it reads]",
+    (
+        "tests/commands/test_batch.py"
+        "::test_a_checkpoint_whose_worker_dies_each_time_is_found_and_the_others_are_converted[while it reads]"
+    ),
     "tests/promises/test_parity.py",
 )
 """Every command as a person sees it; each error; outputs compared with what fairseq computed."""
@@ -45,7 +47,6 @@ MODELS = (
     "data2vec_ctc",
 )
 """At least one of each family, for what the trial converts."""
-
 
 SCREENS = ("help", "error", "inspect", "verify_bad")
 """What typer and rich could draw otherwise, and each command that the README's first one isn't."""
