@@ -87,15 +87,16 @@ def test_a_step_of_training_lowers_the_loss(
 def test_a_pretrained_directory_gets_a_processor_from_a_vocabulary(
     name: str, converted: Callable[[str], Path], tmp_path: Path
 ) -> None:
+    library: Any = transformers  # which has no types for these
     # It raises one of several errors, or gives the feature extractor alone.
     found: Any = None
     with contextlib.suppress(TypeError, OSError, ValueError, ImportError):
-        found = transformers.AutoProcessor.from_pretrained(converted(name))
+        found = library.AutoProcessor.from_pretrained(converted(name))
     assert not hasattr(found, "tokenizer")
     (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "A": 3}), encoding="utf-8")
-    tokenizer: Any = transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
-    extractor: Any = transformers.AutoFeatureExtractor.from_pretrained(converted(name))
-    processor: Any = transformers.Wav2Vec2Processor(extractor, tokenizer)
+    tokenizer = library.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
+    extractor = library.AutoFeatureExtractor.from_pretrained(converted(name))
+    processor = library.Wav2Vec2Processor(extractor, tokenizer)
     assert processor(samples("cat"), sampling_rate=16_000, return_tensors="pt").input_values.ndim == 2
     assert processor.decode([3, 3, 2, 3, 0]) == "A A"
 

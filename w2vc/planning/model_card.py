@@ -72,8 +72,8 @@ _WITHOUT_TOKENIZER = """\
   joins the extractor and a `Wav2Vec2CTCTokenizer` with your vocabulary"""
 
 _WITH_EITHER = """\
-- ONNX: `torch.onnx.export(model, (torch.randn(1, 16000),), "model.onnx", dynamo=True)` needs the packages onnx and
-  onnxscript
+- ONNX: `torch.onnx.export(model, (torch.randn(1, 16000),), "model.onnx", dynamo=True)`, where attention has relative
+  positions `dynamo=False`; needs the packages onnx and onnxscript
 - upload: `hf upload YOUR-NAME/YOUR-MODEL .`"""
 
 
