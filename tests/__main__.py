@@ -1,8 +1,9 @@
-"""Everything that has to hold: linters, types, tests, an older transformers, installers, a newcomer's path.
+"""Everything that has to hold: linters, types, tests, every lower bound, installers, a newcomer's path.
 
     python -m tests
 
-The second environment has a transformers of its own and shares everything else, torch above all, with this one.
+The second environment has the lowest supported version of every dependency but torch, which it shares with this one, as
+it does the tools. So each output is compared between the oldest and the newest supported transformers, too.
 """
 
 from __future__ import annotations
@@ -15,14 +16,26 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-CONSTRAINTS = ROOT / "tests" / "constraints-oldest.txt"
+CONSTRAINTS = ROOT / "tests" / "constraints-lowest.txt"
 
-WITH_OLDEST = (
+WITH_LOWEST = (
+    # transformers
     "tests/promises/test_parity.py",
     "tests/parts/test_tensors.py",
     "tests/promises/test_dictionaries.py",
     "tests/commands/test_verify.py",
+    # typer, rich, omegaconf, safetensors, numpy
+    "tests/commands/test_errors.py",
+    "tests/commands/test_screens.py",
+    "tests/commands/test_conversion.py",
+    "tests/commands/test_main.py::test_wrong_usage_gets_two_lines",
+    # distributed
+    "tests/commands/test_batch.py::test_a_json_lines_manifest_means_the_same",
+    "tests/commands/test_batch.py::test_a_killed_worker_loses_nothing",
+    "tests/commands/test_batch.py::test_over_dask_a_lost_workers_checkpoints_are_done_elsewhere_and_all_is_as_here",
+    "tests/commands/test_batch.py::test_a_dask_address_without_a_scheduler_is_an_error_of_two_lines",
 )
+"""What depends on other packages; the rest of the tests is about files and takes long."""
 
 
 def run(*command: object) -> None:
@@ -33,8 +46,8 @@ def run(*command: object) -> None:
         sys.exit(finished.returncode)
 
 
-def oldest(environment: Path) -> Path:
-    """Makes an environment with the oldest supported transformers; gives its Python."""
+def lowest(environment: Path) -> Path:
+    """Makes an environment with the lowest supported versions; gives its Python."""
     run(sys.executable, "-m", "venv", environment)
     python = environment / "bin" / "python"
     packages = [
@@ -55,9 +68,9 @@ def main() -> None:
     run(sys.executable, "-m", "mypy")
     run(sys.executable, "-m", "pytest")
     with tempfile.TemporaryDirectory() as folder:
-        python = oldest(Path(folder) / "oldest")
+        python = lowest(Path(folder) / "lowest")
         run(python, "-m", "tests.support.matrix", sys.executable, python)
-        run(python, "-m", "pytest", *WITH_OLDEST)
+        run(python, "-m", "pytest", *WITH_LOWEST)
     run(sys.executable, "-m", "tests.support.installers")
     run(sys.executable, "-m", "tests.support.newcomer")
 

@@ -14,6 +14,9 @@ import yaml
 
 import w2vc
 from tests.conftest import FIXTURES, checkpoint
+from w2vc.planning.model_card import slow_tokenizer
+from w2vc.planning.processor import vocabulary
+from w2vc.reading.dictionary import SPECIAL_SYMBOLS, Dictionary
 
 
 def front_matter(card: str) -> dict[str, object]:
@@ -74,6 +77,27 @@ def test_the_card_of_a_projection_says_which_output_is_which_and_what_differs_in
     assert "final_proj(hidden_states[9]), its v2 models last_hidden_state" in card
     assert "hidden_states[9])\n    v2 = output.last_hidden_state" in card
     assert "up to two frames more" in card
+
+
+@pytest.mark.parametrize(
+    ("symbols", "labels", "words"),
+    [
+        ([f"a{number}" for number in range(996)], "word", "each of its 1,000 symbols of several characters"),
+        ([f"a{number}" for number in range(995)], "word", None),
+        ([chr(0x4E00 + number) for number in range(5_000)], "ltr", None),
+        ([f"a{number}" for number in range(996)], "phn", None),
+    ],
+    ids=["many", "too few", "of one character", "phonemes"],
+)
+def test_a_card_warns_where_so_many_symbols_make_the_tokenizer_slow(
+    symbols: list[str], labels: str, words: str | None
+) -> None:
+    # With a word delimiter, only the labels' own tokenizer is another one.
+    delimiter = [] if labels == "phn" else ["|"]
+    dictionary = Dictionary((*SPECIAL_SYMBOLS, *delimiter, *symbols), "a test")
+    notes = list(slow_tokenizer(vocabulary(dictionary, labels)))
+    assert [words in note for note in notes if words is not None] == ([True] if words else [])
+    assert bool(notes) == (words is not None)
 
 
 def test_no_card_leaves_it_out(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
@@ -71,14 +71,13 @@ def _with_options(names: tuple[str, ...], command: Function) -> Function:
         options = {name: given.pop(name) for name in names}
         return command(**given, options=options)
 
-    hints = get_type_hints(command, include_extras=True)
     parameters = []
-    for parameter in inspect.signature(command).parameters.values():
+    # typing.get_type_hints would hide Annotated within Optional where the default is None, in Python 3.10.
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
         if parameter.name == "options":
             parameters += [_parameter(name, OPTIONS[name]) for name in names]
         else:
-            annotation, kind = hints[parameter.name], inspect.Parameter.KEYWORD_ONLY
-            parameters.append(parameter.replace(annotation=annotation, kind=kind))
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # inspect looks for it
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del called.__wrapped__  # else its annotations would be taken

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from w2vc.families.family import Head
 from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
+from w2vc.planning.processor import Vocabulary
 from w2vc.reading.checkpoint import Checkpoint
 from w2vc.version import __version__
 
@@ -54,6 +55,27 @@ with torch.no_grad():
 """,
 }
 
+_SLOW_FROM = 1_000
+"""So many symbols of several characters take transformers about half a second."""
+
+_WITH_TOKENIZER = """\
+- half precision: `pipeline("automatic-speech-recognition", model=".", dtype="bfloat16")`
+- long audio, in pieces: `recognise(samples, chunk_length_s=30)`
+- training on: `AutoModelForCTC.from_pretrained(".")`; another vocabulary needs `vocab_size=...` and
+  `ignore_mismatched_sizes=True`; `Trainer` needs the package accelerate"""
+
+_WITHOUT_TOKENIZER = """\
+- half precision: `AutoModel.from_pretrained(".", dtype="bfloat16")`, with inputs of the same dtype
+- fine-tuning: `AutoModelForCTC.from_pretrained(".", vocab_size=...)` begins with a new head; `Trainer` needs the
+  package accelerate
+- there is a feature extractor here but no tokenizer, so `AutoProcessor` gives no processor: `Wav2Vec2Processor`
+  joins the extractor and a `Wav2Vec2CTCTokenizer` with your vocabulary"""
+
+_WITH_EITHER = """\
+- ONNX: `torch.onnx.export(model, (torch.randn(1, 16000),), "model.onnx", dynamo=True)`, where attention has relative
+  positions `dynamo=False`; needs the packages onnx and onnxscript
+- upload: `hf upload YOUR-NAME/YOUR-MODEL .`"""
+
 
 def model_card(
     checkpoint: Checkpoint, description: Description, plan: Plan, pretrained: Checkpoint | None = None
@@ -99,6 +121,11 @@ def model_card(
         snippet.rstrip("\n"),
         "```",
         "",
+        "Where to go next:",
+        "",
+        _WITHOUT_TOKENIZER if plan.vocabulary is None else _WITH_TOKENIZER,
+        _WITH_EITHER,
+        "",
     ]
     return "\n".join(lines).encode()
 
@@ -114,8 +141,20 @@ def _source(checkpoint: Checkpoint, pretrained: Checkpoint | None) -> str:
 
 def _good_to_know(description: Description, plan: Plan) -> list[str]:
     family, facts = description.family, description.facts
-    notes = (*family.notes(facts), *family.card_notes(facts, plan.head))
+    notes = (*family.notes(facts), *family.card_notes(facts, plan.head), *slow_tokenizer(plan.vocabulary))
     return ["Good to know:", "", *(f"- {note}" for note in notes), ""] if notes else []
+
+
+def slow_tokenizer(vocabulary: Vocabulary | None) -> Iterator[str]:
+    """Warn of ``Wav2Vec2CTCTokenizer.__init__``, which has one ``add_tokens`` for each; that of phonemes has none."""
+    if vocabulary is None or vocabulary.joins == "phonemes":
+        return
+    count = sum(len(token) > 1 for token in vocabulary.tokens)
+    if count >= _SLOW_FROM:
+        yield (
+            f"loading this tokenizer is slow: transformers adds each of its {count:,} symbols of several characters by "
+            "itself, in time quadratic in their number (about 2 s for 2,000, half a minute for 5,000)"
+        )
 
 
 def _languages(plan: Plan) -> Iterator[str]:
