@@ -8,7 +8,7 @@ import shutil
 import struct
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,19 @@ def test_every_key_that_a_config_changes_is_named(converted: Converted, tmp_path
     assert {problem.split(" of ")[1].split(" ")[0] for problem in caught.value.problems} == {"hidden_size", "conv_dim"}
 
 
+def test_a_list_that_a_config_makes_a_tuple_is_the_same(converted: Converted) -> None:
+    plan = planned("relative_ctc")
+    classes = load_classes(plan.config_class, with_tokenizer=False)
+    kind: Any = classes.config
+
+    def with_tuple(**values: Any) -> Any:
+        config = kind(**values)
+        object.__setattr__(config, "conv_dim", tuple(values["conv_dim"]))
+        return config
+
+    accept(replace(classes, config=with_tuple), replace(plan, vocabulary=None), converted("relative_ctc"))
+
+
 def test_nothing_is_left_of_what_transformers_doesnt_accept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = processor.tokenizer_config
     monkeypatch.setattr(planning, "tokenizer_config", lambda *given: {**ours(*given), "pad_token": "<s>"})
@@ -208,11 +221,17 @@ def test_a_wrong_checksum_that_is_known_early_spares_the_copying(
     original = base(checkpoint("relative_ctc"))
     name = model(original.saved())["w2v_encoder.proj.weight"].arguments[0].key
     (tmp_path / "checkpoint.pt").write_bytes(original.with_part(f"data/{name}", crc32=1))
-    copied: list[int] = []
+    copied: list[str] = []
+
+    def copy(_source: int, _target: int, tensor: Any, _place: int) -> Iterator[int]:
+        copied.append(tensor.target)
+        yield 0
+
     monkeypatch.setattr(record_check, "threading", types.SimpleNamespace(Thread=_AtOnce))
-    monkeypatch.setattr(writer, "_written_pieces", lambda *_given: copied or iter(copied))
+    monkeypatch.setattr(writer, "_written_pieces", copy)
     with pytest.raises(DamagedError, match=f"checksum of data/{name} "):
         w2vc.convert(tmp_path / "checkpoint.pt", tmp_path / "out")
+    assert copied == []
 
 
 # ---------------------------------------------------------------------------------------------------------------
