@@ -16,6 +16,7 @@ import ast
 import copy
 import difflib
 import importlib
+import itertools
 import os
 import random
 import re
@@ -93,8 +94,8 @@ WARM = (
 )
 """What each of the processes would import anew."""
 
-HANGS_AFTER = 4
-"""How many times as long as the unchanged package's a test run may take."""
+HANGS_AFTER = 900
+"""Seconds; the slowest of these lists of tests takes a third of that by itself."""
 
 # ---------------------------------------------------------------------------------------------------------------
 # Mutations
@@ -376,14 +377,12 @@ class Try:
         tests: which of the tests.
         slow: those that are marked as slow follow the others.
         folder: everything of it.
-        allowed: after how many seconds it counts as hanging.
     """
 
     mutation: Mutation | None
     tests: tuple[str, ...]
     slow: bool
     folder: Path
-    allowed: float
 
     def start(self, tree: Path) -> None:
         """Copy the repository, change it, and run the tests there in a fork."""
@@ -401,7 +400,7 @@ class Try:
         """Look whether the tests have ended; end those that hang."""
         process, status = os.waitpid(self.process, os.WNOHANG)
         self.seconds = time.monotonic() - self.started
-        if not process and self.seconds < self.allowed:
+        if not process and self.seconds < HANGS_AFTER:
             return False
         if not process:
             os.killpg(self.process, signal.SIGKILL)
@@ -411,12 +410,17 @@ class Try:
         shutil.rmtree(self.folder, ignore_errors=True)
         return True
 
+    @property
+    def failed(self) -> str:
+        """The test that failed; empty where none did by itself."""
+        found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", self.output, re.MULTILINE)
+        return found[1] if found else ""
+
     def verdict(self) -> str:
         """What a person is shown: the test that noticed, or what nobody did."""
         if not self.code:
             return f"SURVIVED {self.seconds:.0f} s\n{self.mutation}"
-        failed = re.search(r"^(FAILED|ERROR) (\S+)", self.output, re.MULTILINE)
-        by = failed[2] if failed else "hanging" if self.code == -signal.SIGKILL else f"exit code {self.code}"
+        by = self.failed or ("hanging" if self.code == -signal.SIGKILL else f"exit code {self.code}")
         return f"noticed {self.seconds:.0f} s, {self.mutation.module if self.mutation else ''} by {by}"
 
 
@@ -477,25 +481,23 @@ def tried(mutations: Sequence[Mutation], jobs: int, slow: bool) -> Iterator[Try]
     """Try each of them; give each try when it has ended.
 
     Raises:
-        RuntimeError: tests fail on the unchanged package, so that they would say nothing.
+        RuntimeError: a test that noticed one fails on the unchanged package, too, so that it says nothing.
     """
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         tree = Path(folder) / "unchanged"
         tree.mkdir()
         _copy_of(ROOT, tree)
-        every = dict.fromkeys(tests_of(mutation.module) for mutation in mutations)
-        allowed = {}
-        for number, tests in enumerate(every):
-            (unchanged,) = run_all([Try(None, tests, slow, Path(folder) / f"part{number}", 3600)], tree, 1)
-            if unchanged.code:
-                raise RuntimeError(f"{' '.join(tests)} fail unchanged:\n{unchanged.output[-3000:]}")
-            say(f"{unchanged.seconds:.0f} s unchanged: {' '.join(tests)}")
-            allowed[tests] = 60 + HANGS_AFTER * jobs * unchanged.seconds
-        tries = []
-        for number, mutation in enumerate(mutations):
-            tests = tests_of(mutation.module)
-            tries.append(Try(mutation, tests, slow, Path(folder) / str(number), allowed[tests]))
-        yield from run_all(tries, tree, jobs)
+        places = (Path(folder) / str(number) for number in itertools.count())
+        known = set[str]()
+        for each in run_all(
+            (Try(which, tests_of(which.module), slow, next(places)) for which in mutations), tree, jobs
+        ):
+            if "::" in each.failed and each.failed not in known:
+                (unchanged,) = run_all([Try(None, (each.failed,), True, next(places))], tree, 1)
+                if unchanged.code:
+                    raise RuntimeError(f"{each.failed} fails without a change:\n{unchanged.output[-3000:]}")
+                known.add(each.failed)
+            yield each
 
 
 def main() -> None:
