@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import w2vc
-from tests.conftest import checkpoint
+from tests.conftest import FIXTURES, checkpoint
 from tests.support.forgery import Made, a_global, a_list, a_tensor, a_tuple, altered, base, model, text
 from tests.support.limits import limit
 from w2vc.errors import DamagedError, InconsistentError, UnsafeError
@@ -232,6 +232,36 @@ def test_a_wrong_checksum_that_is_known_early_spares_the_copying(
     with pytest.raises(DamagedError, match=f"checksum of data/{name} "):
         w2vc.convert(tmp_path / "checkpoint.pt", tmp_path / "out")
     assert copied == []
+
+
+def test_a_dry_run_reads_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+
+    def read(_source: int, _piece: memoryview, start: int) -> None:
+        looked_at.append(start)
+
+    monkeypatch.setattr(record_check, "threading", types.SimpleNamespace(Thread=_AtOnce))
+    monkeypatch.setattr(record_check, "read_into", read)
+    for options in ({}, {"dtype": "float16"}):
+        planned("relative_ctc", **options)
+    assert looked_at == []
+    with pytest.raises(DamagedError, match="the checksum of data/"):
+        w2vc.convert(checkpoint("relative_ctc"), tmp_path / "out")
+    assert looked_at
+
+
+def test_only_the_weights_that_are_taken_have_to_be_whole(tmp_path: Path) -> None:
+    original = base(FIXTURES / "eras" / "ema_ctc.pt")
+    saved = original.saved()
+    parts = {False: model(saved), True: saved["extra_state"]["ema"]}
+    for ema, tensors in parts.items():
+        items = tensors.items if isinstance(tensors, Made) else tensors
+        name = next(key for key in items if key.endswith("proj.weight"))
+        damaged = original.with_part(f"data/{items[name].arguments[0].key}", crc32=1)
+        (tmp_path / "a.pt").write_bytes(damaged)
+        w2vc.convert(tmp_path / "a.pt", tmp_path / "out", ema=not ema, force=True)
+        with pytest.raises(DamagedError, match="the checksum of data/"):
+            w2vc.convert(tmp_path / "a.pt", tmp_path / "out", ema=ema, force=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------
