@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import io
+import pickle
+import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.forgery import PROTOCOL_2, STOP, a_call, a_dict, a_global, a_list, a_tuple, plainly, text
+from tests.conftest import FIXTURES
+from tests.support.forgery import (
+    PROTOCOL_2,
+    STOP,
+    Part,
+    a_call,
+    a_dict,
+    a_global,
+    a_list,
+    a_tuple,
+    base,
+    model,
+    plainly,
+    text,
+    zipped,
+)
 from tests.support.limits import limit
-from w2vc.errors import DictionaryError, UnsafeError, UsageError
-from w2vc.reading.budget import LIMITS
+from w2vc.errors import DictionaryError, UnreadableError, UnsafeError, UsageError
+from w2vc.reading import torch_reader
+from w2vc.reading.archive import examine, open_checkpoint
+from w2vc.reading.budget import LIMITS, SCALAR_BYTES
+from w2vc.reading.checkpoint import read_checkpoint
 from w2vc.reading.dictionary import SPECIAL_SYMBOLS, dictionary_of_symbols, parse_dictionary, read_dictionary
 from w2vc.reading.program import read_program
 from w2vc.reading.sections import in_sections
+from w2vc.reading.source import PickleSource
 from w2vc.reading.values import plain
 
 
@@ -172,3 +195,228 @@ def test_one_object_with_many_attributes_is_refused_where_it_is_used_often(monke
         else:
             with pytest.raises(UnsafeError, match="deeper or larger than any config"):
                 read_plain(body)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Whole files
+
+ZIP = base(FIXTURES / "eras" / "plain_dict_ctc.pt")
+DIRECTORY_BYTES = struct.unpack_from("<L", zipped(ZIP.parts()), len(zipped(ZIP.parts())) - 10)[0]
+PICKLE_BYTES = len(ZIP.records["data.pkl"])
+HEAD = "w2v_encoder.proj.weight"
+
+
+def with_record(name: str, data: bytes = b"x") -> bytes:
+    return zipped([*ZIP.parts(), Part(f"{ZIP.root}/{name}", data)])
+
+
+def with_tensor_named(*keys: str) -> bytes:
+    """The file with the head's weight under one name more, or in a group."""
+    saved = ZIP.saved()
+    tensors = model(saved)
+    *groups, name = keys
+    held = tensors
+    for group in groups:
+        held = held.setdefault(group, {})
+    held[name] = tensors[HEAD]
+    return ZIP.with_saved(saved)
+
+
+# (row of the table, its limit in the test, file by number, the largest number that passes, the error's words)
+FILE_LIMITS: list[tuple[str, int, Callable[[int], bytes], int, str]] = [
+    (
+        "records",
+        len(ZIP.records) + 1,
+        lambda n: zipped([*ZIP.parts(), *(Part(f"{ZIP.root}/more{i}", b"") for i in range(n))]),
+        1,
+        "records in a directory of",
+    ),
+    (
+        "directory bytes",
+        DIRECTORY_BYTES + 46 + len(ZIP.root) + 11,
+        lambda n: with_record("x" * n),
+        10,
+        "records in a directory of",
+    ),
+    ("record name", 80, lambda n: with_record("x" * (n - len(ZIP.root) - 1)), 80, "a record with an odd name"),
+    ("storage alignment", 64, lambda n: with_record(".storage_alignment", b"%d" % 2**n), 6, "alignment is '128'"),
+    (
+        "pickle bytes",
+        PICKLE_BYTES + 20,
+        lambda n: ZIP.with_item(b"U" + bytes([n]) + b"x" * n),
+        20 - len(b"X\x05\0\0\0extraU?s"),
+        "a pickle of",
+    ),
+    ("tensor name", 100, lambda n: with_tensor_named("x" * n), 100, "has a name that no tensor has"),
+    ("tensor name", 100, lambda n: with_tensor_named("group", "x" * (n - 6)), 100, "has a name that no tensor has"),
+    ("tensor name", 100, lambda n: with_tensor_named("x" * n, "y"), 98, "has a name that no tensor has"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "file", "passes", "words"), FILE_LIMITS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_file_is_refused_just_above_each_limit(
+    name: str,
+    most: int,
+    file: Callable[[int], bytes],
+    passes: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit(monkeypatch, name, most)
+    (tmp_path / "a.pt").write_bytes(file(passes))
+    read_checkpoint(tmp_path / "a.pt")
+    (tmp_path / "a.pt").write_bytes(file(passes + 1))
+    with pytest.raises(UnreadableError, match=words):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(("pieces", "passes"), [((10, 30), True), ((10, 31), False), ((40,), True), ((41,), False)])
+def test_a_pickle_of_unknown_length_is_read_up_to_the_limit(
+    pieces: tuple[int, ...], passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, "pickle bytes", 40)
+    waiting = iter(pieces)
+    source = PickleSource(b"", "a.pt", lambda: b"x" * next(waiting, 0))
+    if passes:
+        assert len(source.take(sum(pieces))) == 40
+    else:
+        with pytest.raises(UnsafeError, match="larger than 40 bytes"):
+            source.take(sum(pieces))
+
+
+@pytest.mark.parametrize("below", [0, 1])
+def test_addresses_are_given_up_to_the_limit(below: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = FIXTURES / "eras" / "plain_dict_ctc.pt"
+    with open_checkpoint(path) as file:
+        archive = examine(file, path)
+    limit(monkeypatch, "addresses", max(storage.nbytes for storage in archive.program.storages) - below)
+    places = torch_reader._places(archive)
+    assert (places == "meta") is bool(below)
+
+
+@pytest.mark.parametrize(("count", "passes"), [(12, True), (13, False)])
+def test_values_that_count_at_every_place_are_refused_just_above_twice_the_limit(
+    count: int, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each counts where it is and in what holds it: two for every value, the list and its section, one for the config.
+    limit(monkeypatch, "config values", 15)
+    config = {"model": {"x": [None] * count}}
+    if passes:
+        assert in_sections(config, "cfg") == config
+    else:
+        with pytest.raises(UnsafeError, match="deeper or larger than any config"):
+            in_sections(config, "cfg")
+
+
+LINES: list[tuple[str, int, Callable[[int], str], int, str]] = [
+    ("symbols", 10, lambda n: "\n" * n, 20, "has 21 lines"),
+    ("symbols", 10, lambda n: "\r\n" * (n // 2) + "\r" * (n % 2), 20, "has 21 lines"),
+    ("symbol", 10, lambda n: "a" * (n - 1) + "\n", 50, "has a line of 51 bytes"),
+    ("symbol", 10, lambda n: "a" * (n - 1) + "\r", 50, "has a line of 51 bytes"),
+    ("symbol", 10, lambda n: "\n" + "a" * n, 50, "has a line of 51 bytes"),
+]
+
+
+@pytest.mark.parametrize(("name", "most", "lines", "passes", "words"), LINES)
+def test_the_lines_of_a_dictionary_are_bounded_before_they_are_parsed(
+    name: str,
+    most: int,
+    lines: Callable[[int], str],
+    passes: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit(monkeypatch, name, most)
+    path = tmp_path / "dict.txt"
+    path.write_bytes(lines(passes).encode())
+    with pytest.raises(DictionaryError, match="is not a symbol and a count"):
+        read_dictionary(path)
+    path.write_bytes(lines(passes + 1).encode())
+    with pytest.raises(DictionaryError, match=words):
+        read_dictionary(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What Python objects cost: never less is charged than CPython takes
+
+COUNT = 3000
+
+
+def memoized(number: int) -> bytes:
+    return b"r" + struct.pack("<I", number)
+
+
+def many(item: Callable[[int], bytes], *before: bytes) -> bytes:
+    """A list of many values, each behind its own opcodes."""
+    return b"".join(before) + a_list(*map(item, range(COUNT)))
+
+
+OBJECTS: dict[str, bytes] = {
+    "integers": many(lambda n: plainly(n + 1000)),
+    "wide integers": many(lambda n: b"\x8a\x10" + struct.pack("<QQ", n + 1, 1)),
+    "floats": many(lambda n: plainly(n + 0.5)),
+    "texts": many(lambda n: text(f"a text {n}")),
+    "wide texts": many(lambda n: text(f"\U0001f600 a text {n} in wide characters")),
+    "lists": many(lambda _: a_list(b"N")),
+    "empty lists": many(lambda _: b"]"),
+    "dicts": many(lambda _: a_dict(b"K\x01N")),
+    "empty dicts": many(lambda _: b"}"),
+    "entries of a dict": a_dict(*(text(f"key {n}") + b"N" for n in range(COUNT))),
+    "empty sets": many(lambda _: b"\x8f"),
+    "tuples": many(lambda n: a_tuple(plainly(n + 1000), b"N", b"N", b"N")),
+    "pairs": many(lambda n: plainly(n + 1000) + b"N\x86"),
+    "memo": b"](" + b"".join(b"N" + memoized(n) for n in range(COUNT)) + b"e",
+    "sets": many(lambda _: a_call("builtins", "set", a_list(b"K\x01", b"K\x02"))),
+    "ordered dicts": many(lambda _: a_call("collections", "OrderedDict")),
+    "entries of an ordered dict": a_call("collections", "OrderedDict")
+    + b"("
+    + b"".join(text(f"key {n}") + b"N" for n in range(COUNT))
+    + b"u",
+    "sets of twenty": many(lambda _: a_call("builtins", "set", plainly([*range(300, 320)]))),
+}
+
+
+def taken_by_cpython(pickled: bytes) -> int:
+    """How many bytes an object takes that the standard library builds of a pickle, and what building it holds."""
+    pickle.loads(pickled[:2] + b"N.")  # noqa: S301 - our own
+    # The pure Python unpickler keeps a memo and stacks as torch's does.
+    unpickler = pickle._Unpickler
+    tracemalloc.start()
+    try:
+        reading = unpickler(io.BytesIO(pickled))
+        built = reading.load()
+        return tracemalloc.get_traced_memory()[0] if built is not None else 0
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("what", OBJECTS)
+def test_no_less_is_charged_for_objects_than_cpython_takes(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pickled = PROTOCOL_2 + OBJECTS[what] + STOP
+    read(OBJECTS[what])
+    limit(monkeypatch, "built bytes", int(0.95 * taken_by_cpython(pickled)))
+    with pytest.raises(UnsafeError, match="bytes of Python objects"):
+        read(OBJECTS[what])
+
+
+def test_the_bytes_of_objects_end_exactly_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    for most, passes in ((SCALAR_BYTES, True), (SCALAR_BYTES - 1, False)):
+        limit(monkeypatch, "built bytes", most)
+        if passes:
+            assert read(b"N") is not None
+        else:
+            with pytest.raises(UnsafeError, match=f"more than {most} bytes of Python objects"):
+                read(b"N")
+
+
+BY_THEMSELVES = {"addresses", "built bytes", "config attributes", "dictionary bytes", "nested configs", "tensors"}
+"""Rows of the table that have a test of their own; that of ``tensors`` is in ``test_confirmation.py``."""
+
+
+def test_every_limit_is_tried_just_below_and_just_above() -> None:
+    tables = (PICKLES, CONFIGS, DICTIONARIES, FILE_LIMITS)
+    assert {row[0] for table in tables for row in table} | BY_THEMSELVES == LIMITS.keys()
