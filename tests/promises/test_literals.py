@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 
 from tests.conftest import CONVERTIBLE, EVERY, FIXTURES, UNRECORDED, checkpoint, options
 from w2vc.errors import UnsupportedModelError
+from w2vc.families.interpreter import describe
 from w2vc.options import Options
 from w2vc.planning.plan import Plan, make_plan
 from w2vc.planning.preparation import Prepared, prepare
+from w2vc.reading.checkpoint import read_checkpoint
 
 Files = dict[str, Any]
 EXPECTED: dict[str, dict[str, Files]] = {
@@ -63,3 +66,314 @@ def test_a_fixture_of_which_nothing_is_expected_converts_with_no_head(name: str)
     for head in ("auto", "none"):
         with pytest.raises(UnsupportedModelError):
             prepared(checkpoint(name), head=head)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The same settings from files of every other form
+
+FORMS = [
+    (form, eras.parent.name, facts["base"])
+    for eras in sorted(FIXTURES.glob("*/eras.json"))
+    for form, facts in json.loads(eras.read_text(encoding="utf-8")).items()
+] + [("namespace", "hubert", "hubert"), ("final_proj_0", "data2vec_audio", "data2vec_audio")]
+
+
+@pytest.mark.parametrize(("form", "folder", "base"), FORMS)
+def test_a_file_of_another_form_has_the_settings_that_fairseq_says(form: str, folder: str, base: str) -> None:
+    own = next(iter(EXPECTED[base].values()))
+    assert lines(files(prepared(FIXTURES / folder / f"{form}.pt").plan)) == lines(own)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Where a cfg says nothing: the defaults of fairseq's dataclasses, written out
+
+# What fairseq itself builds by these defaults (fixtures/make_default_shapes.py).
+BUILT: dict[str, dict[str, Any]] = json.loads((FIXTURES / "default_shapes.json").read_text(encoding="utf-8"))
+ONLY_IN_PRETRAINING = ("quantizer.", "project_q.", "final_proj.", "label_embs_concat")
+
+# Wav2Vec2Config (fairseq/models/wav2vec/wav2vec2.py); HubertConfig (models/hubert/hubert.py) and Data2VecAudioConfig
+# (examples/data2vec/models/data2vec_audio.py) have the same. Besides, what no key decides.
+ENCODER: Files = {
+    "conv_bias": False,
+    "conv_dim": [512, 512, 512, 512, 512, 512, 512],
+    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+    "num_feat_extract_layers": 7,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_conv_pos_embedding_groups": 16,
+    "hidden_dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+    "layerdrop": 0.0,
+    "mask_time_prob": 0.65,
+    "mask_time_length": 10,
+    "mask_time_min_masks": 2,
+    "mask_feature_prob": 0.0,
+    "mask_feature_length": 10,
+    "mask_feature_min_masks": 0,
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "layer_norm_eps": 1e-05,
+    "final_dropout": 0.0,
+    "apply_spec_augment": True,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "torch_dtype": "float32",
+}
+GROUP_NORM: Files = {"feat_extract_norm": "group", "num_conv_pos_embeddings": 128}
+WAV2VEC2: Files = {
+    **ENCODER,
+    **GROUP_NORM,
+    "model_type": "wav2vec2",
+    "do_stable_layer_norm": False,
+    "feat_quantizer_dropout": 0.0,
+}
+# A conformer's only dropout is everywhere (modules/conformer_layer.py); layer_norm_first is false: a layer in front.
+CONFORMER: Files = {
+    **ENCODER,
+    **GROUP_NORM,
+    "model_type": "wav2vec2-conformer",
+    "position_embeddings_type": "relative",
+    "conv_depthwise_kernel_size": 31,
+    "hidden_act": "swish",
+    "num_hidden_layers": 13,
+    "activation_dropout": 0.1,
+    "conformer_conv_dropout": 0.1,
+    "feat_quantizer_dropout": 0.0,
+}
+HUBERT: Files = {
+    **ENCODER,
+    **GROUP_NORM,
+    "model_type": "hubert",
+    "do_stable_layer_norm": False,
+    "feat_proj_layer_norm": True,
+    "conv_pos_batch_norm": False,
+}
+# TransformerEncoder.__init__: max(3, 128 // 5); Data2VecAudioModel.apply_mask: min_masks=1.
+DATA2VEC: Files = {
+    **ENCODER,
+    "model_type": "data2vec-audio",
+    "num_conv_pos_embeddings": 5,
+    "conv_pos_kernel_size": 25,
+    "mask_time_min_masks": 1,
+}
+# Wav2Vec2Config, where final_dim and latent_dim are 0; Wav2VecCriterionConfig (criterions/wav2vec_criterion.py).
+PRETRAINING: Files = {
+    "num_codevectors_per_group": 320,
+    "num_codevector_groups": 2,
+    "codevector_dim": 768,
+    "proj_codevector_dim": 768,
+    "num_negatives": 100,
+    "contrastive_logits_temperature": 0.1,
+    "diversity_loss_weight": 0.0,
+}
+# Wav2Vec2AsrConfig (models/wav2vec/wav2vec2_asr.py), HubertAsrConfig (models/hubert/hubert_asr.py);
+# CtcCriterionConfig (criterions/ctc.py).
+CTC: Files = {
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "mask_time_prob": 0.5,
+    "apply_spec_augment": False,
+    "ctc_zero_infinity": False,
+    "ctc_loss_reduction": "sum",
+    "vocab_size": 32,
+}
+# AudioPretrainingConfig (tasks/audio_pretraining.py) and HubertPretrainingConfig (tasks/hubert_pretraining.py).
+AUDIO: Files = {"do_normalize": False, "sampling_rate": 16000}
+
+PRETRAINED = {
+    "conformer": {**CONFORMER, **PRETRAINING, "architectures": ["Wav2Vec2ConformerForPreTraining"]},
+    "wav2vec2": {**WAV2VEC2, **PRETRAINING, "architectures": ["Wav2Vec2ForPreTraining"]},
+    "hubert": {**HUBERT, "architectures": ["HubertModel"]},
+    "data2vec_audio": {**DATA2VEC, "architectures": ["Data2VecAudioModel"]},
+}
+FINE_TUNED = {
+    "conformer": {
+        **CONFORMER,
+        **CTC,
+        "conformer_conv_dropout": 0.0,
+        "architectures": ["Wav2Vec2ConformerForCTC"],
+    },
+    "wav2vec2": {**WAV2VEC2, **CTC, "architectures": ["Wav2Vec2ForCTC"]},
+    "hubert": {**HUBERT, **CTC, "architectures": ["HubertForCTC"]},
+    "data2vec_audio": {**DATA2VEC, **CTC, "architectures": ["Data2VecAudioForCTC"]},
+}
+NAMES = {"conformer": "wav2vec2"}
+FINE_TUNED_NAMES = {"hubert": "hubert_ctc"}
+
+
+def default_sizes(kind: str) -> dict[str, tuple[int, ...]]:
+    """Name and sizes of each tensor of a model that fairseq built by its defaults."""
+    built = BUILT[kind]
+    return {
+        name.replace("{layer}", str(layer)): tuple(sizes)
+        for name, sizes in built["shapes"].items()
+        for layer in range(built["layers"] if "{layer}" in name else 1)
+    }
+
+
+def planned(sizes: dict[str, tuple[int, ...]], cfg: dict[str, Any]) -> tuple[Files, Files]:
+    """What would be written of a checkpoint with these tensors and this cfg: config.json, and the extractor's file."""
+    read = read_checkpoint(checkpoint("relative_ctc"))
+    some = next(iter(read.tensors.values()))
+    tensors = {name: replace(some, name=name, shape=shape, dtype=_dtype(name)) for name, shape in sizes.items()}
+    forged = replace(read, tensors=tensors, cfg=cfg)
+    description = describe(forged)
+    found = files(make_plan(forged, description, read.dictionary, description.own_head, "float32"))
+    return found["config.json"], found["preprocessor_config.json"]
+
+
+def _dtype(name: str) -> str:
+    return "int64" if name.endswith("num_batches_tracked") else "float32"
+
+
+def pretrained(kind: str, said: Files, **sections: Files) -> tuple[Files, Files]:
+    """The files of a pretrained model whose cfg says this, and otherwise only what kind of model it is."""
+    model = {"_name": NAMES.get(kind, kind), **BUILT[kind]["given"], **said}
+    return planned(default_sizes(kind), {"model": model, **sections})
+
+
+def fine_tuned(kind: str, inner: Files, outer: Files, **sections: Files) -> tuple[Files, Files]:
+    """The same of a fine-tuned model: what the pretrained one's cfg says, and its own."""
+    kept = {name: sizes for name, sizes in default_sizes(kind).items() if not name.startswith(ONLY_IN_PRETRAINING)}
+    encoder = {f"w2v_encoder.w2v_model.{name}": sizes for name, sizes in kept.items()}
+    head = {"w2v_encoder.proj.weight": (32, 768), "w2v_encoder.proj.bias": (32,)}
+    args = {"model": {"_name": NAMES.get(kind, kind), **BUILT[kind]["given"], **inner}}
+    model = {"_name": FINE_TUNED_NAMES.get(kind, "wav2vec_ctc"), "w2v_args": args, **outer}
+    return planned({**encoder, **head}, {"model": model, **sections})
+
+
+@pytest.mark.parametrize("kind", PRETRAINED)
+def test_a_cfg_that_says_nothing_means_fairseqs_own_defaults(kind: str) -> None:
+    config, audio = pretrained(kind, {})
+    assert _settings(config) == _settings(PRETRAINED[kind])
+    assert audio.items() >= AUDIO.items()
+
+
+@pytest.mark.parametrize("kind", FINE_TUNED)
+def test_a_fine_tuned_cfg_that_says_nothing_means_fairseqs_own_defaults(kind: str) -> None:
+    config, audio = fine_tuned(kind, {}, {})
+    assert _settings(config) == _settings(FINE_TUNED[kind])
+    assert audio.items() >= AUDIO.items()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Where a cfg says something else than a default for everything that the tensors don't show
+
+SAID: Files = {
+    "conv_feature_layers": "[(512, 10, 4)] + [(512, 3, 3)] * 4 + [(512, 2, 1)] * 2",
+    "encoder_attention_heads": 6,
+    "activation_fn": "relu",
+    "dropout": 0.21,
+    "attention_dropout": 0.22,
+    "activation_dropout": 0.23,
+    "dropout_input": 0.24,
+    "dropout_features": 0.25,
+    "encoder_layerdrop": 0.26,
+    "mask_prob": 0.31,
+    "mask_length": 7,
+    "mask_channel_prob": 0.32,
+    "mask_channel_length": 8,
+    "logit_temp": 0.4,
+    "num_negatives": 41,
+}
+IN_FINE_TUNING: Files = {
+    "dropout": 0.61,
+    "attention_dropout": 0.62,
+    "activation_dropout": 0.63,
+    "dropout_input": 0.64,
+    "final_dropout": 0.65,
+    "layerdrop": 0.66,
+    "apply_mask": True,
+    "mask_prob": 0.71,
+    "mask_length": 5,
+    "mask_channel_prob": 0.72,
+    "mask_channel_length": 6,
+}
+TASK: Files = {"normalize": True, "sample_rate": 8000}
+PRE_NORM: Files = {"layer_norm_first": True}
+
+ENCODER_SAID: Files = {
+    "conv_stride": [4, 3, 3, 3, 3, 1, 1],
+    "num_attention_heads": 6,
+    "hidden_act": "relu",
+    "hidden_dropout": 0.21,
+    "attention_dropout": 0.22,
+    "activation_dropout": 0.23,
+    "feat_proj_dropout": 0.24,
+    "layerdrop": 0.26,
+    "mask_time_prob": 0.31,
+    "mask_time_length": 7,
+    "mask_feature_prob": 0.32,
+    "mask_feature_length": 8,
+}
+QUANTIZER_SAID: Files = {"feat_quantizer_dropout": 0.25}
+LOSS_SAID: Files = {"contrastive_logits_temperature": 0.4, "num_negatives": 41, "diversity_loss_weight": 0.51}
+PRE_NORM_SAID: Files = {"do_stable_layer_norm": True}
+# Heads are in the tensors; with pre-norm there is no layer in front.
+CONFORMER_SAID: Files = {
+    **ENCODER_SAID,
+    **QUANTIZER_SAID,
+    "num_attention_heads": 12,
+    "hidden_act": "swish",
+    "num_hidden_layers": 12,
+    "attention_dropout": 0.21,
+    "activation_dropout": 0.21,
+    "conformer_conv_dropout": 0.21,
+}
+CTC_SAID: Files = {
+    "hidden_dropout": 0.61,
+    "attention_dropout": 0.62,
+    "activation_dropout": 0.63,
+    "feat_proj_dropout": 0.64,
+    "final_dropout": 0.65,
+    "layerdrop": 0.66,
+    "apply_spec_augment": True,
+    "mask_time_prob": 0.71,
+    "mask_time_length": 5,
+    "mask_feature_prob": 0.72,
+    "mask_feature_length": 6,
+    "ctc_zero_infinity": True,
+}
+CONFORMER_CTC_SAID: Files = {
+    "attention_dropout": 0.61,
+    "activation_dropout": 0.61,
+    "conformer_conv_dropout": 0.61,
+}
+PRETRAINED_SAID = {
+    "conformer": {**CONFORMER_SAID, **LOSS_SAID},
+    "wav2vec2": {**ENCODER_SAID, **QUANTIZER_SAID, **PRE_NORM_SAID, **LOSS_SAID},
+    "hubert": {**ENCODER_SAID, **PRE_NORM_SAID},
+    "data2vec_audio": ENCODER_SAID,
+}
+FINE_TUNED_SAID = {
+    "conformer": {**CONFORMER_SAID, **CTC_SAID, **CONFORMER_CTC_SAID},
+    "wav2vec2": {**ENCODER_SAID, **QUANTIZER_SAID, **PRE_NORM_SAID, **CTC_SAID},
+    "hubert": {**ENCODER_SAID, **PRE_NORM_SAID, **CTC_SAID},
+    "data2vec_audio": {**ENCODER_SAID, **CTC_SAID},
+}
+
+
+def said(kind: str) -> Files:
+    """transformers has data2vec with post-norm only."""
+    return SAID if kind == "data2vec_audio" else {**SAID, **PRE_NORM}
+
+
+@pytest.mark.parametrize("kind", PRETRAINED)
+def test_a_cfg_means_what_it_says(kind: str) -> None:
+    config, audio = pretrained(kind, said(kind), task=TASK, criterion={"loss_weights": [0.51, 10]})
+    assert _settings(config) == _settings({**PRETRAINED[kind], **PRETRAINED_SAID[kind]})
+    assert (audio["do_normalize"], audio["sampling_rate"]) == (True, 8000)
+
+
+@pytest.mark.parametrize("kind", FINE_TUNED)
+def test_a_fine_tuned_cfg_means_what_it_says(kind: str) -> None:
+    config, audio = fine_tuned(kind, said(kind), IN_FINE_TUNING, task=TASK, criterion={"zero_infinity": True})
+    assert _settings(config) == _settings({**FINE_TUNED[kind], **FINE_TUNED_SAID[kind]})
+    assert (audio["do_normalize"], audio["sampling_rate"]) == (True, 8000)
