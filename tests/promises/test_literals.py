@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import CONVERTIBLE, EVERY, FIXTURES, UNRECORDED, checkpoint, options
 from w2vc.errors import UnsupportedModelError
+from w2vc.families.family import Head
 from w2vc.families.interpreter import describe
 from w2vc.options import Options
 from w2vc.planning.plan import Plan, make_plan
@@ -21,7 +22,7 @@ from w2vc.planning.preparation import Prepared, prepare
 from w2vc.reading.checkpoint import read_checkpoint
 
 Files = dict[str, Any]
-EXPECTED: dict[str, dict[str, Files]] = {
+EXPECTED: dict[str, dict[Head, Files]] = {
     path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FIXTURES.glob("*/expected.json"))
 }
 HEAD_REFUSED = [name for name in EXPECTED if name not in {*CONVERTIBLE, *UNRECORDED}]
