@@ -92,8 +92,8 @@ def test_a_file_of_another_form_has_the_settings_that_fairseq_says(form: str, fo
 BUILT: dict[str, dict[str, Any]] = json.loads((FIXTURES / "default_shapes.json").read_text(encoding="utf-8"))
 ONLY_IN_PRETRAINING = ("quantizer.", "project_q.", "final_proj.", "label_embs_concat")
 
-# Wav2Vec2Config (fairseq/models/wav2vec/wav2vec2.py); HubertConfig (models/hubert/hubert.py) and Data2VecAudioConfig
-# (examples/data2vec/models/data2vec_audio.py) have the same. Besides, what no key decides.
+# Of Wav2Vec2Config (fairseq/models/wav2vec/wav2vec2.py), of HubertConfig (models/hubert/hubert.py) and of
+# Data2VecAudioConfig (examples/data2vec/models/data2vec_audio.py), which say the same; and what no key decides.
 ENCODER: Files = {
     "conv_bias": False,
     "conv_dim": [512, 512, 512, 512, 512, 512, 512],
@@ -155,7 +155,7 @@ HUBERT: Files = {
     "feat_proj_layer_norm": True,
     "conv_pos_batch_norm": False,
 }
-# TransformerEncoder.__init__: max(3, 128 // 5); Data2VecAudioModel.apply_mask: min_masks=1.
+# TransformerEncoder.__init__ makes kernels of max(3, 128 // 5), and Data2VecAudioModel.apply_mask one mask at least.
 DATA2VEC: Files = {
     **ENCODER,
     "model_type": "data2vec-audio",
@@ -173,8 +173,8 @@ PRETRAINING: Files = {
     "contrastive_logits_temperature": 0.1,
     "diversity_loss_weight": 0.0,
 }
-# Wav2Vec2AsrConfig (models/wav2vec/wav2vec2_asr.py), HubertAsrConfig (models/hubert/hubert_asr.py);
-# CtcCriterionConfig (criterions/ctc.py).
+# Of Wav2Vec2AsrConfig (models/wav2vec/wav2vec2_asr.py) and of HubertAsrConfig (models/hubert/hubert_asr.py), which say
+# the same, and of CtcCriterionConfig (criterions/ctc.py).
 CTC: Files = {
     "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
