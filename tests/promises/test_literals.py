@@ -19,7 +19,9 @@ from w2vc.families.interpreter import describe
 from w2vc.options import Options
 from w2vc.planning.plan import Plan, make_plan
 from w2vc.planning.preparation import Prepared, prepare
+from w2vc.planning.processor import tokenizer_config, vocabulary
 from w2vc.reading.checkpoint import read_checkpoint
+from w2vc.reading.dictionary import Dictionary
 
 Files = dict[str, Any]
 EXPECTED: dict[str, dict[Head, Files]] = {
@@ -378,3 +380,50 @@ def test_a_fine_tuned_cfg_means_what_it_says(kind: str) -> None:
     config, audio = fine_tuned(kind, said(kind), IN_FINE_TUNING, task=TASK, criterion={"zero_infinity": True})
     assert _settings(config) == _settings({**FINE_TUNED[kind], **FINE_TUNED_SAID[kind]})
     assert (audio["do_normalize"], audio["sampling_rate"]) == (True, 8000)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Tokenizers of other symbols than letters, of which no fixture is
+
+EVERY_TOKENIZER: Files = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "clean_up_tokenization_spaces": False,
+    "model_max_length": 1000000000000000019884624838656,
+    "processor_class": "Wav2Vec2Processor",
+}
+# post_process of fairseq/data/data_utils.py leaves the spaces between phonemes.
+PHONEMES: Files = {
+    "tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer",
+    "do_phonemize": False,
+    "phone_delimiter_token": " ",
+}
+PIECES: Files = {
+    "tokenizer_class": "Wav2Vec2CTCTokenizer",
+    "do_lower_case": False,
+    "replace_word_delimiter_char": " ",
+    "word_delimiter_token": "",
+}
+JOINED = [
+    (("AH", "B"), "phn", PHONEMES),
+    (("a", "b"), "phn", PHONEMES),
+    (("AH", "B"), None, PHONEMES),
+    (("a", "b"), None, PIECES),
+    (("AH", "B"), "ltr", PIECES),
+    (("AH", "B"), "chr", PIECES),
+    (("AH", "B"), "char", PIECES),
+    (("\N{LOWER ONE EIGHTH BLOCK}AH", "B"), "phn", PIECES),
+    (("AH", "|"), "phn", {**PIECES, "word_delimiter_token": "|"}),
+]
+
+
+@pytest.mark.parametrize(("symbols", "labels", "joined"), JOINED)
+def test_symbols_of_another_kind_have_their_own_tokenizer(
+    symbols: tuple[str, ...], labels: str | None, joined: Files
+) -> None:
+    dictionary = Dictionary(("<s>", "<pad>", "</s>", "<unk>", *symbols), "ours")
+    words = vocabulary(dictionary, labels)
+    assert _settings(tokenizer_config(words)) == _settings({**EVERY_TOKENIZER, **joined})
+    assert words.tokens == ("<pad>", "<s>", "</s>", "<unk>", *symbols)
