@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import CONVERTIBLE, EVERY, FIXTURES, UNRECORDED, checkpoint, options
 from w2vc.errors import UnsupportedModelError
-from w2vc.families.family import Head
+from w2vc.families.family import Edit, FirstRow, Head, Scale
 from w2vc.families.interpreter import describe
 from w2vc.options import Options
 from w2vc.planning.plan import Plan, make_plan
@@ -427,3 +427,84 @@ def test_symbols_of_another_kind_have_their_own_tokenizer(
     words = vocabulary(dictionary, labels)
     assert _settings(tokenizer_config(words)) == _settings({**EVERY_TOKENIZER, **joined})
     assert words.tokens == ("<pad>", "<s>", "</s>", "<unk>", *symbols)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Tensors that are made or changed on the way
+
+_FRONT = "wav2vec2_conformer.encoder.layers.0."
+# What normalizes to itself; the last layer's norm has the power of two that makes the norm after it linear.
+POST_NORM_MADE = {
+    f"{_FRONT}ffn1_layer_norm.weight": ("ones", 0.0),
+    f"{_FRONT}self_attn_layer_norm.weight": ("ones", 0.0),
+    f"{_FRONT}conv_module.layer_norm.weight": ("ones", 0.0),
+    f"{_FRONT}conv_module.batch_norm.weight": ("ones", 0.0),
+    f"{_FRONT}conv_module.batch_norm.running_var": ("ones", 0.0),
+    f"{_FRONT}ffn2_layer_norm.weight": ("ones", 0.0),
+    "wav2vec2_conformer.encoder.layers.2.final_layer_norm.weight": ("constant", 0.0001220703125),
+}
+_PROJECTION = "wav2vec2.feature_projection.projection."
+_POS_CONV = "wav2vec2_conformer.encoder.pos_conv_embed.conv."
+_ADAPTER = "wav2vec2.encoder.layers.0.adapter_layer."
+# By fixture, those with another content than zeros, and how many there are in all.
+MADE: dict[str, tuple[dict[str, tuple[str, float]], int]] = {
+    # Of the layer in front 12 in both feed-forwards, 13 of attention, 10 of the convolution; 2 of the last norm.
+    "post_norm_ctc": (POST_NORM_MADE, 37),
+    "wav2vec2_no_projection_ctc": ({f"{_PROJECTION}weight": ("identity", 0.0)}, 2),
+    "deep_pos_conv_pretraining": ({f"{_POS_CONV}weight_v": ("ones", 0.0)}, 3),
+    "mms_some_layers_ctc": ({f"{_ADAPTER}norm.weight": ("ones", 0.0)}, 6),
+    "relative_ctc": ({}, 0),
+    "hubert_ctc": ({}, 0),
+    "data2vec_ctc": ({}, 0),
+}
+# Wav2VecCtc.get_logits adds blank_weight to logit 0, or puts it in its place; sqrt(1e-5 + 2^-26) / 2^-13.
+EDITED: dict[str, dict[str, Edit]] = {
+    "blank_weight_add_ctc": {"lm_head.bias": FirstRow("add", 1.75)},
+    "blank_weight_set_ctc": {"lm_head.bias": FirstRow("set", 0.625), "lm_head.weight": FirstRow("set", 0.0)},
+    "wav2vec2_blank_weight_ctc": {"lm_head.bias": FirstRow("add", 1.75)},
+    "post_norm_ctc": {"wav2vec2_conformer.encoder.layer_norm.weight": Scale(25.92467241837397)},
+    "relative_ctc": {},
+    "hubert_ctc": {},
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_made_tensors_hold_what_was_written_down_and_all_others_zeros(name: str) -> None:
+    others, count = MADE[name]
+    made = {make.target: (make.content, make.value) for make in prepared(checkpoint(name)).plan.makes}
+    assert {target: held for target, held in made.items() if held != ("zeros", 0.0)} == others
+    assert len(made) == count
+
+
+@pytest.mark.parametrize("name", EDITED)
+def test_tensors_change_on_the_way_only_where_and_as_it_was_written_down(name: str) -> None:
+    edits = {move.target: move.edit for move in prepared(checkpoint(name)).plan.moves if move.edit is not None}
+    assert edits == EDITED[name]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What inspection tells of an encoder: for programs, and for people
+
+TOLD: dict[str, tuple[Files, str]] = {
+    "relative_ctc": ({"position_embeddings": "relative"}, "relative positions, depthwise kernel 9"),
+    "rotary_ctc": ({"position_embeddings": "rotary"}, "rotary positions, depthwise kernel 9"),
+    "post_norm_plain_attention_ctc": (
+        {"position_embeddings": "plain"},
+        "post-norm, no position embeddings, depthwise kernel 9",
+    ),
+    "wav2vec2_tanh_pretraining": ({"layer_norm_first": True, "activation_fn": "tanh"}, "pre-norm, tanh"),
+    "mms_one_language_ctc": ({"layer_norm_first": True, "activation_fn": "gelu"}, "pre-norm, gelu, adapters of 6"),
+    "hubert": ({"layer_norm_first": False, "activation_fn": "gelu", "projection": 18}, "post-norm, gelu"),
+    "data2vec_audio_three_blocks": (
+        {"layer_norm_first": False, "activation_fn": "gelu_accurate"},
+        "post-norm, gelu_accurate, positional convolution of 3 blocks",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_inspection_tells_what_an_encoder_is(name: str) -> None:
+    description = prepared(checkpoint(name)).description
+    traits, summary = TOLD[name]
+    assert description.family.traits(description.facts) == traits
+    assert description.family.encoder_summary(description.facts) == summary
