@@ -54,6 +54,25 @@ def test_the_defaults_are_fairseqs_own(name: str, table: dict[str, Key]) -> None
             assert table[key].default == default, key
 
 
+# Of AudioPretrainingConfig, HubertPretrainingConfig, Wav2VecCriterionConfig and CtcCriterionConfig, where None is no
+# label and no further loss; multi_corpus_keys is fairseq's last commit's.
+OTHER_SECTIONS: dict[str, Any] = {
+    "task.normalize": False,
+    "task.sample_rate": 16000,
+    "task.labels": "",
+    "task.multi_corpus_keys": None,
+    "criterion.loss_weights": [],
+    "criterion.zero_infinity": False,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_the_defaults_of_task_and_criterion_are_fairseqs_own(family: Family) -> None:
+    for row in (*family.keys.pretrained, *family.keys.fine_tuned):
+        if not row.name.startswith("model."):
+            assert row.default == OTHER_SECTIONS[row.name], row.name
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_each_row_becomes_a_field_or_says_why_not(family: Family) -> None:
     for row in (*family.keys.architecture, *family.keys.pretrained, *family.keys.fine_tuned):
