@@ -14,7 +14,7 @@ SMALLEST = math.ulp(0.0)
 TEXT_END = "a" * 10_000
 LABEL_END = "a" * 100
 
-# (domain, what is inside, what is outside)
+# What is inside a domain comes first, then what is outside.
 DOMAINS: dict[str, tuple[Domain, list[object], list[object]]] = {
     "flag": (domains.flag, [True, False, 1, 0], [2, -1, 1.0, 0.0, "true", None]),
     "size": (domains.size, [1, 2.0, LARGEST_SIZE], [0, -1, LARGEST_SIZE + 1, 1.5, True, "1", math.inf, math.nan, None]),
