@@ -449,9 +449,19 @@ def test_only_what_changed_is_done_again(tmp_path: Path) -> None:
     assert statuses(here([folder], output, force=True)) == ["converted", "converted"]
 
 
-@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"head": "none"}, {"card": False}])
-def test_another_option_does_it_again_and_the_same_one_does_not(tmp_path: Path, options: dict[str, object]) -> None:
-    put(tmp_path / "a.pt", "relative_pretraining")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("relative_pretraining", {"dtype": "float16"}),
+        ("relative_pretraining", {"head": "none"}),
+        ("relative_pretraining", {"card": False}),
+        ("mms_released_ctc", {"language": "fra"}),
+    ],
+)
+def test_another_option_does_it_again_and_the_same_one_does_not(
+    name: str, options: dict[str, object], tmp_path: Path
+) -> None:
+    put(tmp_path / "a.pt", name)
     assert statuses(here([tmp_path / "a.pt"], tmp_path / "out")) == ["converted"]
     assert statuses(here([tmp_path / "a.pt"], tmp_path / "out", **options)) == ["converted"]
     assert statuses(here([tmp_path / "a.pt"], tmp_path / "out", **options)) == ["skipped"]

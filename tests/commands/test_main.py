@@ -143,16 +143,26 @@ def test_inspect_says_why_a_model_does_not_convert() -> None:
     assert "crop_seq_to_multiple is 4" in result.stdout
 
 
-def test_the_old_scripts_options_do_what_they_meant(tmp_path: Path) -> None:
-    pretrained, fine_tuned = checkpoint("rotary_pretraining"), checkpoint("relative_ctc")
+@pytest.mark.parametrize(
+    ("pretrained", "fine_tuned", "activation"),
+    [
+        (checkpoint("rotary_pretraining"), checkpoint("relative_ctc"), "swish"),
+        (checkpoint("wav2vec2_base_pretraining"), checkpoint("wav2vec2_base_ctc"), "gelu"),
+    ],
+    ids=["conformer", "wav2vec2"],
+)
+def test_the_old_scripts_options_do_what_they_meant(
+    pretrained: Path, fine_tuned: Path, activation: str, tmp_path: Path
+) -> None:
     old = run(
         *("convert", "--checkpoint_path", pretrained, "--pytorch_dump_folder_path", tmp_path / "old", "--not_finetuned")
     )
     assert old.returncode == 0, old.stderr
     assert run("convert", pretrained, tmp_path / "new").returncode == 0
     assert contents(tmp_path / "old") == contents(tmp_path / "new")
-    (tmp_path / "config.json").write_text('{"hidden_act": "swish", "final_dropout": 0.25}', encoding="utf-8")
-    words = FIXTURES / "relative_ctc" / "dict.ltr.txt"
+    given = {"hidden_act": activation, "final_dropout": 0.25}
+    (tmp_path / "config.json").write_text(json.dumps(given), encoding="utf-8")
+    words = fine_tuned.with_name("dict.ltr.txt")
     old = run(
         *("convert", "--checkpoint_path", fine_tuned, "--pytorch_dump_folder_path", tmp_path / "ctc"),
         *("--dict_path", words, "--config_path", tmp_path / "config.json"),
@@ -161,6 +171,16 @@ def test_the_old_scripts_options_do_what_they_meant(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "ctc" / "config.json").read_bytes())["final_dropout"] == 0.25
     refused(run("convert", "--checkpoint_path", fine_tuned, fine_tuned, "out"), 2, "given twice")
     refused(run("convert", fine_tuned, tmp_path / "none", "--not_finetuned"), 2, "hasn't got")
+
+
+def test_a_language_is_chosen_on_the_command_line_and_replaces_the_earlier_output(tmp_path: Path) -> None:
+    path, output = checkpoint("mms_released_ctc"), tmp_path / "out"
+    assert run("convert", path, output).returncode == 0
+    assert run("convert", path, output, "--language", "fra", "--force").returncode == 0
+    w2vc.convert(path, tmp_path / "fra", language="fra")
+    assert contents(output) == contents(tmp_path / "fra")
+    assert json.loads((output / "tokenizer_config.json").read_bytes())["target_lang"] == "fra"
+    refused(run("convert", path, tmp_path / "none", "--language", "xyz"), 2, "xyz")
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -6,6 +6,9 @@ where it is if it is added (exclusive or) 844888 and 1042880 bytes later. numpy 
 until no more than the last 1042880 bytes are left for zlib. The idea is that of Sam Russell, "Chorba: A novel CRC32
 implementation" (arXiv 2412.16398); this multiple of the divisor has fewer terms than those there, farther apart, and
 all distances are multiples of eight bytes, so that everything stays aligned.
+
+Measured with the package isal, in one run, copying each piece into a buffer included: 6.5 GB/s (in a busier run 4.1),
+isal 3.8 (4.0), zlib 2.2 (1.5).
 """
 
 from __future__ import annotations
