@@ -25,9 +25,13 @@ from w2vc.families.shared.reference import ReferenceOutputs
 from w2vc.planning import plan as planning
 from w2vc.planning import processor
 from w2vc.planning.plan import Plan
+from w2vc.reading import machine
+from w2vc.reading.archive import examine, open_checkpoint
+from w2vc.reading.budget import TENSOR_BYTES
 from w2vc.reading.checkpoint import read_checkpoint
 from w2vc.reading.program import read_next_program, read_program
 from w2vc.reading.source import PickleSource
+from w2vc.reading.torch_reader import load_with_bytes
 from w2vc.verifying import compare_outputs as comparing
 from w2vc.verifying import comparison, transformers_settings
 from w2vc.verifying.compare_outputs import Pass, compare_outputs, leave_out_near_ties, likeliest
@@ -584,8 +588,9 @@ def test_a_tensor_costs_what_torch_needs_for_it(monkeypatch: pytest.MonkeyPatch)
     storage = a_tuple(*PLAIN) + b"Q"
     head = a_tensor(storage, (2, 3), (3, 1))
 
-    def built(count: int) -> int:
-        """The fewest bytes with which so many tensors pass."""
+    def built(count: int, of_each: int) -> int:
+        """The fewest bytes with which so many tensors pass, each of which is said to cost so much."""
+        monkeypatch.setattr(machine, "TENSOR_BYTES", of_each)
         lowest, highest = 0, 2**20
         while lowest < highest:
             most = (lowest + highest) // 2
@@ -597,4 +602,19 @@ def test_a_tensor_costs_what_torch_needs_for_it(monkeypatch: pytest.MonkeyPatch)
                 lowest = most + 1
         return lowest
 
-    assert built(11) - built(10) == built(2) - built(1) >= 1000
+    assert TENSOR_BYTES >= 1000
+    for count in (1, 10):
+        assert built(count, TENSOR_BYTES + 7) - built(count, TENSOR_BYTES) == 7 * count
+
+
+def test_torch_maps_the_file_that_is_open_whatever_has_taken_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    shutil.copyfile(checkpoint("relative_ctc"), path)
+    with open_checkpoint(path) as file:
+        archive = examine(file, path)
+        expected = {name: tensor.clone() for name, tensor in load_with_bytes(file, archive).items()}
+        shutil.copyfile(checkpoint("rotary_ctc"), tmp_path / "b.pt")
+        (tmp_path / "b.pt").replace(path)
+        found = load_with_bytes(file, archive)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
