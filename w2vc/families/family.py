@@ -184,7 +184,7 @@ Part = Literal["encoder", "ctc", "pretraining", "projection"]
 @dataclass(frozen=True)
 class Name:
     """A row of the table of names. In both names ``{x}`` matches one dot-free part, the same on both sides, and
-    ``{rest}`` for what comes of any number of parts.
+    ``{rest}`` any number of parts.
 
     Attributes:
         part: the part of the model that has this tensor; only a model with that part keeps it.

@@ -380,7 +380,7 @@ _NUMBERED = ("layer", "conv", "block")
 
 
 def pattern(name: str) -> re.Pattern[str]:
-    """Compile a table's name, in which ``{x}`` matches one dot-free part, and ``{rest}`` for any."""
+    """Compile a table's name, in which ``{x}`` matches one dot-free part, and ``{rest}`` any number."""
     escaped = re.escape(name).replace(r"\{", "{").replace(r"\}", "}")
     return re.compile(
         re.sub(r"{(\w+)}", lambda found: f"(?P<{found[1]}>{_number_or_word(found[1])})", escaped), re.ASCII
