@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ import w2vc
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+PRETRAINED = ("relative_pretraining", "wav2vec2_base_pretraining", "hubert", "data2vec_audio")
+FINE_TUNED = ("relative_ctc", "wav2vec2_large_ctc", "hubert_ctc", "data2vec_ctc")
+EXAMPLES = (*PRETRAINED, *FINE_TUNED)
+"""A pretrained and a fine-tuned checkpoint of each family."""
 
 REFUSED = {
     "absolute_positions_pretraining",
@@ -67,6 +73,13 @@ def options(name: str) -> dict[str, Any]:
     """What a fixture needs to be converted: the pretrained checkpoint, where it doesn't carry its architecture."""
     pretrained = FIXTURES / name / "pretrained.pt"
     return {"pretrained": pretrained} if pretrained.exists() else {}
+
+
+def clip(name: str) -> np.typing.NDArray[np.float32]:
+    """The samples of a recorded clip, between -1 and 1, at 16 kHz."""
+    with wave.open(str(FIXTURES / "speech" / f"{name}.wav")) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+    return np.divide(samples, 32768, dtype=np.float32)
 
 
 def recorded(name: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ as 3.12; without any, every supported one is tried.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.readme import ROOT, blocks
+from tests.support.readme import ROOT, active, blocks
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
@@ -122,9 +121,7 @@ def trial(python: str, torch: str, folder: Path) -> Row:
         # uv links files instead of copying them, where its cache is on the same disk.
         run([sys.executable, "-m", "uv", "pip", "install", "--python", str(own), torch])
         path = clone(folder)
-        variables = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
-        variables["PATH"] = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        options = {"cwd": path, "env": variables}
+        options = {"cwd": path, "env": active(environment)}
         run(["bash", "-c", blocks("sh")[0]], **options)
         found = versions(own)
         run([str(own), "-m", "pip", "install", "-c", "tests/constraints-newest.txt", "pytest"], **options)

@@ -46,13 +46,19 @@ MANY = 200
 PACKAGE_ROOT = str(Path(w2vc.__file__).parent.parent)
 HOLDING = str(Path(__file__).parent.parent / "support" / "holding")
 DYING = str(Path(__file__).parent.parent / "support" / "dying")
-# Workers are isolated from the environment: where processes are to stop, they are told so in their program.
+
+
+def hook(folder: str) -> str:
+    """What a worker's program begins with, to import a folder's hook: workers are isolated from the environment."""
+    return f"import sys; sys.path.insert(0, {folder!r}); import sitecustomize\n"
+
+
 MAIN = f"""
 import os, sys
 sys.path.insert(0, {PACKAGE_ROOT!r})
 from w2vc.batching import pool
 if "W2VC_TEST_HOLD_FILE" in os.environ:
-    pool._PROGRAM = "import sys; sys.path.insert(0, {HOLDING!r}); import sitecustomize\\n" + pool._PROGRAM
+    pool._PROGRAM = {hook(HOLDING)!r} + pool._PROGRAM
 from w2vc.command.main import main
 main()
 """
@@ -714,9 +720,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
 def test_a_checkpoint_whose_worker_dies_each_time_is_found_and_the_others_are_converted(
     opened: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        pool, "_PROGRAM", f"import sys; sys.path.insert(0, {DYING!r}); import sitecustomize\n{pool._PROGRAM}"
-    )
+    monkeypatch.setattr(pool, "_PROGRAM", hook(DYING) + pool._PROGRAM)
     monkeypatch.setenv("W2VC_TEST_DEATH", opened)
     culprit = put(tmp_path / "in" / "of_culprit" / "culprit.pt")
     for number in range(3):

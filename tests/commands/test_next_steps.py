@@ -6,7 +6,6 @@ import contextlib
 import json
 import subprocess
 import sysconfig
-import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,8 @@ import pytest
 import torch
 import transformers
 
-from tests.conftest import FIXTURES
+from tests.conftest import FINE_TUNED, PRETRAINED, clip
 from tests.support.readme import ROOT
-
-FAMILIES = ("relative_ctc", "wav2vec2_large_ctc", "hubert_ctc", "data2vec_ctc")
-PRETRAINED = ("relative_pretraining", "wav2vec2_base_pretraining", "hubert", "data2vec_audio")
-
-
-def samples(*clips: str) -> np.typing.NDArray[np.float32]:
-    pieces = []
-    for clip in clips:
-        with wave.open(str(FIXTURES / "speech" / f"{clip}.wav")) as file:
-            pieces.append(np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768)
-    return np.concatenate(pieces)
 
 
 def recogniser(output: Path, **options: Any) -> Any:
@@ -36,21 +24,21 @@ def recogniser(output: Path, **options: Any) -> Any:
     return recognise
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FINE_TUNED)
 def test_a_pipeline_in_half_precision_computes_nearly_the_same(name: str, converted: Callable[[str], Path]) -> None:
     half, whole = recogniser(converted(name), dtype="bfloat16").model, recogniser(converted(name)).model
     assert half.dtype == torch.bfloat16
-    values = torch.from_numpy(samples("cat"))[None]
+    values = torch.from_numpy(clip("cat"))[None]
     with torch.no_grad():
         found, expected = half(values.bfloat16()).logits.float(), whole(values).logits
     assert 0 < torch.linalg.norm(found - expected) / torch.linalg.norm(expected) < 0.05
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FINE_TUNED)
 def test_long_audio_is_recognised_in_pieces(name: str, converted: Callable[[str], Path]) -> None:
     recognise = recogniser(converted(name))
-    clip, whole = samples("cat"), samples("cat", "home", "books", "soon", "thanks")
-    assert recognise(clip, chunk_length_s=30)["text"] == recognise(clip)["text"]
+    short, whole = clip("cat"), np.concatenate([clip(name) for name in ("cat", "home", "books", "soon", "thanks")])
+    assert recognise(short, chunk_length_s=30)["text"] == recognise(short)["text"]
     sizes: list[int] = []
     recognise.model.base_model.register_forward_pre_hook(
         lambda _model, args, kwargs: sizes.append((args[0] if args else kwargs["input_values"]).shape[-1]),
@@ -64,8 +52,8 @@ def test_long_audio_is_recognised_in_pieces(name: str, converted: Callable[[str]
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        *((name, {}) for name in FAMILIES),
-        *((name, {"vocab_size": 20, "ignore_mismatched_sizes": True}) for name in FAMILIES),
+        *((name, {}) for name in FINE_TUNED),
+        *((name, {"vocab_size": 20, "ignore_mismatched_sizes": True}) for name in FINE_TUNED),
         *((name, {"vocab_size": 20}) for name in PRETRAINED),
     ],
 )
@@ -75,7 +63,7 @@ def test_a_step_of_training_lowers_the_loss(
     torch.manual_seed(0)
     model: Any = transformers.AutoModelForCTC.from_pretrained(converted(name), pad_token_id=0, **options)
     model.eval()  # without dropout, so that both losses are of the same model
-    values, labels = torch.from_numpy(samples("home"))[None], torch.tensor([[5, 6, 7]])
+    values, labels = torch.from_numpy(clip("home"))[None], torch.tensor([[5, 6, 7]])
     before = model(values, labels=labels).loss
     before.backward()
     torch.optim.SGD(model.parameters(), 1e-4).step()
@@ -97,7 +85,7 @@ def test_a_pretrained_directory_gets_a_processor_from_a_vocabulary(
     tokenizer = library.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
     extractor = library.AutoFeatureExtractor.from_pretrained(converted(name))
     processor = library.Wav2Vec2Processor(extractor, tokenizer)
-    assert processor(samples("cat"), sampling_rate=16_000, return_tensors="pt").input_values.ndim == 2
+    assert processor(clip("cat"), sampling_rate=16_000, return_tensors="pt").input_values.ndim == 2
     assert processor.decode([3, 3, 2, 3, 0]) == "A A"
 
 
@@ -105,7 +93,7 @@ def test_a_pretrained_directory_gets_a_processor_from_a_vocabulary(
 def test_a_pretrained_model_runs_in_half_precision(name: str, converted: Callable[[str], Path]) -> None:
     model: Any = transformers.AutoModel.from_pretrained(converted(name), dtype="bfloat16").eval()
     with torch.no_grad():
-        found = model(torch.from_numpy(samples("cat"))[None].bfloat16()).last_hidden_state
+        found = model(torch.from_numpy(clip("cat"))[None].bfloat16()).last_hidden_state
     assert found.dtype == torch.bfloat16
     assert found.isfinite().all()
 

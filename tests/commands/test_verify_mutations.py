@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import CONVERTIBLE, checkpoint, options
 from w2vc.verifying.comparison import verify
-from w2vc.verifying.verification import Verification
 
 pytestmark = pytest.mark.slow
 
@@ -25,27 +24,22 @@ def copied(converted: Converted, name: str, folder: Path) -> Path:
     return Path(shutil.copytree(converted(name), folder / name))
 
 
-def places(verification: Verification, part: str) -> set[str]:
-    return {finding.where for finding in verification.findings if finding.part == part}
-
-
-def change_last_element(tensor: torch.Tensor) -> None:
-    tensor.view(-1)[-1] += 1
-
-
-@pytest.mark.parametrize("name", CONVERTIBLE)
-def test_a_changed_element_of_any_tensor_is_found_in_that_tensor(
-    name: str, converted: Converted, tmp_path: Path
-) -> None:
-    output = copied(converted, name, tmp_path)
-    changed = set()
+def change_every_tensor(output: Path) -> Iterator[str]:
+    """Change the last element of each tensor; yield where verification has to find it."""
     for path in output.glob("*.safetensors"):
         tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
-        for tensor in tensors.values():
-            change_last_element(tensor)
+        for name, tensor in tensors.items():
+            tensor.view(-1)[-1] += 1
+            yield name if path.name == "model.safetensors" else f"{path.name}: {name}"
         save_file(tensors, path, {"format": "pt"})
-        changed |= {name if path.name == "model.safetensors" else f"{path.name}: {name}" for name in tensors}
-    assert places(verify(checkpoint(name), output, **options(name)), "tensors") == changed
+
+
+def change_every_value(output: Path) -> Iterator[str]:
+    """Change each value of each small file; yield where verification has to find it."""
+    for path in output.glob("*.json"):
+        values: dict[str, Any] = json.loads(path.read_text())
+        path.write_text(json.dumps({key: other(value) for key, value in values.items()}))
+        yield from (f"{path.name}: {json.dumps(key, ensure_ascii=False)}" for key in values)
 
 
 def other(value: object) -> object:
@@ -55,23 +49,21 @@ def other(value: object) -> object:
     if isinstance(value, int | float):
         return value + 1
     if isinstance(value, list):
-        return [*map(other, value[:-1]), other(value[-1])] if value else [0]
+        return [other(part) for part in value] or [0]
     if isinstance(value, str):
         return f"{value}_"
     return {**value, "another": 0} if isinstance(value, dict) else 0
 
 
+@pytest.mark.parametrize(("part", "change"), [("tensors", change_every_tensor), ("files", change_every_value)])
 @pytest.mark.parametrize("name", CONVERTIBLE)
-def test_a_changed_value_of_any_small_file_is_found_in_that_value(
-    name: str, converted: Converted, tmp_path: Path
+def test_a_change_of_any_tensor_and_of_any_value_is_found_in_it(
+    name: str, part: str, change: Callable[[Path], Iterator[str]], converted: Converted, tmp_path: Path
 ) -> None:
     output = copied(converted, name, tmp_path)
-    changed = set()
-    for path in output.glob("*.json"):
-        values: dict[str, Any] = json.loads(path.read_text())
-        path.write_text(json.dumps({key: other(value) for key, value in values.items()}))
-        changed |= {f"{path.name}: {json.dumps(key, ensure_ascii=False)}" for key in values}
-    assert places(verify(checkpoint(name), output, **options(name)), "files") == changed
+    changed = set(change(output))
+    findings = verify(checkpoint(name), output, **options(name)).findings
+    assert {finding.where for finding in findings if finding.part == part} == changed
 
 
 def _stages() -> Iterator[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import w2vc
-from tests.conftest import FIXTURES, checkpoint
+from tests.conftest import EXAMPLES, FIXTURES, checkpoint
 from tests.support.forgery import Made, Raw, base, made
 from w2vc import errors
 from w2vc.errors import InconsistentError
@@ -25,18 +25,6 @@ from w2vc.reading.checkpoint import Checkpoint, read_checkpoint
 from w2vc.reading.domains import anything
 from w2vc.reading.program import read_program
 from w2vc.reading.values import plain
-
-EXAMPLES = (
-    "relative_pretraining",
-    "relative_ctc",
-    "wav2vec2_base_pretraining",
-    "wav2vec2_large_ctc",
-    "hubert",
-    "hubert_ctc",
-    "data2vec_audio",
-    "data2vec_ctc",
-)
-"""A pretrained and a fine-tuned checkpoint of each family."""
 
 READ: dict[str, Checkpoint] = {}
 

@@ -8,14 +8,13 @@ first snippet, and prints how long each took.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from tests.support.readme import ROOT, blocks
+from tests.support.readme import ROOT, active, blocks
 
 
 def step(what: str, command: list[str], **options: object) -> str:
@@ -34,9 +33,7 @@ def main() -> None:
         clone, environment = Path(folder) / "w2vc", Path(folder) / "environment"
         step("clone", ["git", "clone", "--quiet", str(ROOT), str(clone)])
         step("make a virtual environment", [sys.executable, "-m", "venv", str(environment)])
-        path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        variables = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
-        options = {"cwd": clone, "env": {**variables, "PATH": path}}
+        options = {"cwd": clone, "env": active(environment)}
         step("install and convert (the README's first command)", ["bash", "-c", blocks("sh")[0]], **options)
         printed = step("transcribe (the README's first snippet)", ["python", "-c", blocks("python")[0]], **options)
     print(f"transcript: {printed.splitlines()[-1]}")  # noqa: T201 - this is a command line

@@ -1,7 +1,8 @@
-"""The README's commands and snippets, taken out of it word by word."""
+"""The README's commands and snippets, taken out of it word by word, and where they run."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,12 @@ def blocks(language: str) -> list[str]:
     """The contents of the README's code blocks in a language, in order."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def active(environment: Path) -> dict[str, str]:
+    """The variables of a shell in which a virtual environment is active, and nothing of the one that runs this."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    return {**kept, "PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
 def commands() -> list[str]:

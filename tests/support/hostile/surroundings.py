@@ -85,7 +85,7 @@ def _around(checkpoint: Callable[[], bytes], name: str, put: Callable[[Path], No
 for _name, _put in _NO_FILES.items():
     # The checkpoint has its own dictionary: what lies beside it is left alone, or is said not to be one.
     add(
-        f"dictionary_next_to_that_is_a_{_name}",
+        f"dictionary_next_to_it_that_is_a_{_name}",
         "surroundings",
         (0, 2, 4),
         _BESIDE,
@@ -141,7 +141,7 @@ _CONTENTS: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 for _name, (_content, _word) in _CONTENTS.items():
     add(
-        f"dictionary_next_to_of_{_name}",
+        f"dictionary_next_to_it_of_{_name}",
         "surroundings",
         4,
         _word,
