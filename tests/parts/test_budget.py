@@ -29,11 +29,12 @@ from tests.support.forgery import (
 )
 from tests.support.limits import limit
 from w2vc.errors import DictionaryError, UnreadableError, UnsafeError, UsageError
-from w2vc.reading import torch_reader
+from w2vc.reading import budget, torch_reader
 from w2vc.reading.archive import examine, open_checkpoint
 from w2vc.reading.budget import LIMITS, SCALAR_BYTES
 from w2vc.reading.checkpoint import read_checkpoint
 from w2vc.reading.dictionary import SPECIAL_SYMBOLS, dictionary_of_symbols, parse_dictionary, read_dictionary
+from w2vc.reading.opening import bytes_on_disk
 from w2vc.reading.program import read_program
 from w2vc.reading.sections import in_sections
 from w2vc.reading.source import PickleSource
@@ -285,6 +286,54 @@ def test_a_pickle_of_unknown_length_is_read_up_to_the_limit(
     else:
         with pytest.raises(UnsafeError, match="larger than 40 bytes"):
             source.take(sum(pieces))
+
+
+def least(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The lowest limit with which the file is let pass."""
+    lowest, highest = 0, LIMITS[name].most
+    while lowest < highest:
+        most = (lowest + highest) // 2
+        with monkeypatch.context() as context, open_checkpoint(path) as file:
+            limit(context, name, most)
+            try:
+                examine(file, path)
+                highest = most
+            except UnsafeError:
+                lowest = most + 1
+    return lowest
+
+
+@pytest.mark.parametrize("name", [name for name, row in LIMITS.items() if row.grows])
+def test_a_file_with_more_on_its_disk_is_allowed_as_many_times_more(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = FIXTURES / "eras" / "plain_dict_ctc.pt"
+    alone = least(name, path, monkeypatch)
+    monkeypatch.setattr(budget, "GROWTH_BYTES", path.stat().st_size // 3)
+    assert least(name, path, monkeypatch) == -(-alone // 4)
+    monkeypatch.setattr(budget, "GROWTH_BYTES", 1)
+    assert least(name, path, monkeypatch) == -(-alone // 17)
+
+
+@pytest.mark.parametrize("name", ["pickle bytes", "opcodes", "built bytes", "unfolded objects"])
+def test_a_legacy_files_limits_grow_as_well(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = FIXTURES / "eras" / "legacy_format_ctc.pt"
+    alone = least(name, path, monkeypatch)
+    monkeypatch.setattr(budget, "GROWTH_BYTES", path.stat().st_size)
+    assert least(name, path, monkeypatch) == -(-alone // 2)
+
+
+def test_holes_of_a_file_allow_nothing(tmp_path: Path) -> None:
+    with (tmp_path / "holes").open("wb") as file:
+        file.truncate(2**30)
+        file.seek(2**29)
+        file.write(bytes(2**16))
+    with open_checkpoint(tmp_path / "holes") as opened:
+        assert 2**16 <= bytes_on_disk(opened) < 2**20
+
+
+def test_blocks_beyond_a_files_end_allow_nothing(tmp_path: Path) -> None:
+    (tmp_path / "short").write_bytes(b"x")
+    with open_checkpoint(tmp_path / "short") as opened:
+        assert bytes_on_disk(opened) == 1
 
 
 @pytest.mark.parametrize("below", [0, 1])

@@ -86,9 +86,9 @@ def _examine_zip(file: BinaryIO, path: Path, size: int) -> Archive:
     records = archive.records()
     check_notes(archive, records)
     pickle_record = records["data.pkl"]
-    Budget(str(path)).require("pickle bytes", pickle_record.size, "a pickle")
+    Budget(str(path), archive.zip.on_disk).require("pickle bytes", pickle_record.size, "a pickle")
     pickled = archive.content(pickle_record)
-    program = read_program(pickled, f"{path}: data.pkl")
+    program = read_program(pickled, f"{path}: data.pkl", archive.zip.on_disk)
     _check_storages(path, program.storages, records)
     return Archive(path, size, "zip", records, program, _fingerprint(pickled, records, 0))
 

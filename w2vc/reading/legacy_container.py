@@ -13,7 +13,7 @@ from typing import BinaryIO
 from w2vc.errors import DamagedError, UnsafeError, shown
 from w2vc.reading.budget import DISTRUST
 from w2vc.reading.kinds import KIND_BYTES
-from w2vc.reading.opening import read_exactly
+from w2vc.reading.opening import bytes_on_disk, read_exactly
 from w2vc.reading.program import PickleProgram, read_next_program, read_next_value
 from w2vc.reading.record import Record
 from w2vc.reading.source import GET_AGAIN, PickleSource
@@ -42,7 +42,7 @@ def read_legacy(file: BinaryIO, path: Path, size: int) -> tuple[PickleProgram, d
         return read_exactly(file, path, position, min(_READ_AHEAD, size - position))
 
     _refuse_tar(path, read_exactly(file, path, 0, min(size, KIND_BYTES)))
-    source = PickleSource(b"", str(path), more)
+    source = PickleSource(b"", str(path), more, on_disk=bytes_on_disk(file))
     _check_preamble(path, source)
     program = read_next_program(source, legacy=True)
     keys = read_next_value(source)

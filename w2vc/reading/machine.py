@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from w2vc.errors import DamagedError
 from w2vc.reading.arguments import fits, is_empty, is_tensor, tensors_extras
-from w2vc.reading.budget import ENTRY_BYTES, LIMITS, NODE_BYTES, SCALAR_BYTES, TENSOR_BYTES, Budget
+from w2vc.reading.budget import ENTRY_BYTES, NODE_BYTES, SCALAR_BYTES, TENSOR_BYTES, Budget
 from w2vc.reading.globals_used import Globals
 from w2vc.reading.keys import Keys, weight
 from w2vc.reading.nodes import Node, NodeKind, is_mapping, is_node
@@ -35,7 +35,7 @@ class Machine:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.budget = Budget(source.what)
+        self.budget = Budget(source.what, source.on_disk)
         self.globals = Globals(self.budget)
         self.keys = Keys(self.budget, self.globals)
         self.storages = Storages(source.what, legacy=legacy)
@@ -46,7 +46,7 @@ class Machine:
         handlers = _HANDLERS
         take = self.source.take
         try:
-            for _ in range(LIMITS["opcodes"].most):
+            for _ in range(self.budget.most("opcodes")):
                 code = take(1)[0]
                 if code == STOP:
                     return self._stopped()
@@ -56,7 +56,7 @@ class Machine:
                 handler(self)
         except IndexError:
             self.damaged("takes more from its stack than is there")
-        return self.budget.charge("opcodes", LIMITS["opcodes"].most + 1)
+        return self.budget.charge("opcodes", self.budget.most("opcodes") + 1)
 
     def _stopped(self) -> Any:
         if self.marks or len(self.stack) != 1:

@@ -51,9 +51,9 @@ def measure(root: object, budget: Budget, globals_: Globals) -> None:
 def _add(budget: Budget, totals: list[int], item: tuple[int, int], depth: int) -> None:
     totals[0] += item[0]
     totals[1] = max(totals[1], item[1] + 1)
-    most = LIMITS["unfolded objects"]
-    if totals[0] > most.most:
-        budget.refuse(f"would be more than {most.most} {most.what}")
+    most = budget.most("unfolded objects")
+    if totals[0] > most:
+        budget.refuse(f"would be more than {most} {LIMITS['unfolded objects'].what}")
     if depth + item[1] > LIMITS["depth"].most:
         _too_deep(budget)
 

@@ -57,6 +57,16 @@ def read_exactly(file: BinaryIO, path: Path, offset: int, count: int) -> bytes:
     return b"".join(pieces)
 
 
+def bytes_on_disk(file: BinaryIO) -> int:
+    """Return how many of an open file's bytes its disk holds: holes cost nobody anything, whatever size they have."""
+    found = os.fstat(file.fileno())
+    return min(found.st_size, found.st_blocks * _BLOCK_BYTES)
+
+
+# Of stat(2), whatever the file system's own blocks have.
+_BLOCK_BYTES = 512
+
+
 def identity_of(file: int) -> tuple[int, ...]:
     """Return what differs if an open file was replaced or modified: device, inode, size, time of the last change."""
     found = os.fstat(file)

@@ -95,19 +95,20 @@ def _model_tensors(root: object) -> list[TensorUse]:
     return found
 
 
-def read_program(data: bytes, what: str) -> PickleProgram:
+def read_program(data: bytes, what: str, on_disk: int = 0) -> PickleProgram:
     """Return what the pickle in a zip's ``data.pkl`` would build.
 
     Args:
         data: the whole record.
         what: the file and record, for error messages.
+        on_disk: how many bytes the file has there.
 
     Raises:
         DamagedError: it is no pickle, or not one that torch.save writes.
         UnsafeError: it names code, or would take memory or time without bound.
     """
-    Budget(what).require("pickle bytes", len(data), "a pickle")
-    program = read_next_program(PickleSource(data, what), legacy=False)
+    Budget(what, on_disk).require("pickle bytes", len(data), "a pickle")
+    program = read_next_program(PickleSource(data, what, on_disk=on_disk), legacy=False)
     if program.size != len(data):
         raise DamagedError(f"{what}: {len(data) - program.size} bytes follow the pickle", advice=GET_AGAIN)
     return program

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from w2vc.errors import DamagedError, UnsafeError
-from w2vc.reading.budget import DISTRUST, LIMITS
+from w2vc.reading.budget import DISTRUST, LIMITS, Budget
 
 GET_AGAIN = "Download or copy the checkpoint again and compare its checksum."
 """The advice for a file that is cut off or altered."""
@@ -18,12 +18,16 @@ class PickleSource:
         data: what has been read so far.
         position: where the next pickle begins.
         what: the pickle, for messages.
+        on_disk: how many bytes its file has there.
     """
 
-    def __init__(self, data: bytes, what: str, more: Callable[[], bytes] | None = None) -> None:
+    def __init__(
+        self, data: bytes, what: str, more: Callable[[], bytes] | None = None, *, on_disk: int = 0
+    ) -> None:
         self.data = bytearray(data)
         self.position = 0
         self.what = f"{what}: the pickle"
+        self.on_disk = on_disk
         self._more = more or bytes
 
     def take(self, count: int) -> bytearray:
@@ -52,7 +56,7 @@ class PickleSource:
         piece = self._more()
         if not piece:
             raise DamagedError(f"{self.what} is cut off after {len(self.data)} bytes", advice=GET_AGAIN)
-        if len(self.data) + len(piece) > LIMITS["pickle bytes"].most:
-            most = LIMITS["pickle bytes"].most
+        most = Budget(self.what, self.on_disk).most("pickle bytes")
+        if len(self.data) + len(piece) > most:
             raise UnsafeError(f"{self.what} is larger than {most} bytes", advice=DISTRUST)
         self.data += piece

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from w2vc.errors import DamagedError, UnsafeError, shown
-from w2vc.reading.budget import DISTRUST, LIMITS
+from w2vc.reading.budget import DISTRUST, LIMITS, Budget
 from w2vc.reading.kinds import UNPACK
-from w2vc.reading.opening import read_exactly
+from w2vc.reading.opening import bytes_on_disk, read_exactly
 from w2vc.reading.source import GET_AGAIN
 
 
@@ -59,6 +59,7 @@ class ZipDirectory:
         self.file = file
         self.path = path
         self.size = size
+        self.on_disk = bytes_on_disk(file)
 
     def read(self, offset: int, count: int) -> bytes:
         """Return bytes of the file."""
@@ -106,7 +107,8 @@ class ZipDirectory:
         end, after = self.end()
         if end.disk or end.directory_disk or end.entries_here != end.entries:
             raise self.damaged("is a part of a split zip archive", UNPACK)
-        if end.entries > LIMITS["records"].most or end.directory_size > LIMITS["directory bytes"].most:
+        budget = Budget(str(self.path), self.on_disk)
+        if end.entries > budget.most("records") or end.directory_size > budget.most("directory bytes"):
             message = f"{self.path}: has {end.entries} records in a directory of {end.directory_size} bytes"
             raise UnsafeError(message, advice=DISTRUST)
         if end.directory_offset + end.directory_size != after:
