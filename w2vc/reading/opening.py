@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from io import UnsupportedOperation
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,7 +60,10 @@ def read_exactly(file: BinaryIO, path: Path, offset: int, count: int) -> bytes:
 
 def bytes_on_disk(file: BinaryIO) -> int:
     """Return how many of an open file's bytes its disk holds: holes cost nobody anything, whatever size they have."""
-    found = os.fstat(file.fileno())
+    try:
+        found = os.fstat(file.fileno())
+    except UnsupportedOperation:  # in memory
+        return 0
     return min(found.st_size, found.st_blocks * _BLOCK_BYTES)
 
 

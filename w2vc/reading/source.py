@@ -21,9 +21,7 @@ class PickleSource:
         on_disk: how many bytes its file has there.
     """
 
-    def __init__(
-        self, data: bytes, what: str, more: Callable[[], bytes] | None = None, *, on_disk: int = 0
-    ) -> None:
+    def __init__(self, data: bytes, what: str, more: Callable[[], bytes] | None = None, *, on_disk: int = 0) -> None:
         self.data = bytearray(data)
         self.position = 0
         self.what = f"{what}: the pickle"
