@@ -3,8 +3,9 @@
     python -m tests.bench.make_checkpoints FOLDER [NAMES] [--model-only]
 
 Names and their order, the config and everything beside the tensors are those of a small checkpoint in ``fixtures/``
-that real fairseq saved; the sizes are those of ``wav2vec2_conformer_large_librivox.yaml``, of wav2vec 2.0 base and of
-XLS-R. Values are random. The XLS-R ones of one and two billion parameters are made only if they are named.
+that real fairseq saved; the sizes are those of ``wav2vec2_conformer_large_librivox.yaml``, of wav2vec 2.0 base, of
+XLS-R and of MMS with all its languages. Values are random. Those of a billion parameters and more are made only if they
+are named.
 ``--model-only`` leaves the optimizer's state out, as ``checkpoint.no_save_optimizer_state`` does, and appends
 ``_model_only`` to the name.
 A file that is there already and has the right size is kept.
@@ -18,9 +19,13 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice, product
 from pathlib import Path
+from string import ascii_lowercase
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -42,6 +47,9 @@ class Sizes:
         final: ``final_dim``, of the quantised targets.
         kernel: ``depthwise_conv_kernel_size``.
         conv_pos: kernel size of the positional convolution.
+        symbols: of the dictionary.
+        adapter: ``adp_dim``.
+        languages: how many have an adapter of their own.
         optimizer: whether Adam's state is saved too: twice the model's bytes.
         on_demand: made only if it is named.
     """
@@ -55,6 +63,9 @@ class Sizes:
     final: int = 768
     kernel: int = 31
     conv_pos: int = 128
+    symbols: int = 32
+    adapter: int = 16
+    languages: int = 0
     optimizer: bool = True
     on_demand: bool = False
 
@@ -72,6 +83,16 @@ CHECKPOINTS = {
     "xlsr_300m": Sizes("plain_wav2vec2_pretraining", optimizer=False),
     "xlsr_1b": Sizes(
         "plain_wav2vec2_pretraining", layers=48, embed=1280, ffn=5120, final=1024, optimizer=False, on_demand=True
+    ),
+    "mms_1b_all": Sizes(
+        "mms_released_ctc",
+        layers=48,
+        embed=1280,
+        ffn=5120,
+        symbols=104,
+        languages=1162,
+        optimizer=False,
+        on_demand=True,
     ),
     "xlsr_2b": Sizes(
         "plain_wav2vec2_pretraining", layers=48, embed=1920, ffn=7680, final=1024, optimizer=False, on_demand=True
@@ -138,6 +159,10 @@ SHAPES: Mapping[str, tuple[int | str, ...]] = {
     "encoder.layers.fc1.bias": ("ffn",),
     "encoder.layers.fc2.weight": ("embed", "ffn"),
     "encoder.layers.fc2.bias": ("embed",),
+    "encoder.layers.adapter_layer.W_a": (1, "adapter", "embed"),
+    "encoder.layers.adapter_layer.W_b": (1, "embed", "adapter"),
+    "encoder.layers.adapter_layer.b_a": (1, "adapter"),
+    **{f"encoder.layers.adapter_layer.{part}": (1, "embed") for part in ("b_b", "ln_W", "ln_b")},
     "encoder.layers.self_attn.pos_bias_u": ("heads", "head_width"),
     "encoder.layers.self_attn.pos_bias_v": ("heads", "head_width"),
     "encoder.layers.self_attn.rotary_emb.inv_freq": ("half_head_width",),
@@ -158,7 +183,7 @@ SHAPES: Mapping[str, tuple[int | str, ...]] = {
 }
 
 BUFFERS = ("inv_freq", "running_mean", "running_var", "num_batches_tracked")
-AROUND_ONE = ("norm.weight", "0.2.weight", "2.1.weight", "running_var", "weight_g")
+AROUND_ONE = ("norm.weight", "ln_W", "0.2.weight", "2.1.weight", "running_var", "weight_g")
 
 
 class Values:
@@ -185,7 +210,10 @@ class Values:
 
 def names(sizes: Sizes) -> Iterator[str]:
     """The tensors' names in fairseq's order, from the fixture's, with as many layers as wanted."""
-    tensors = _fixture_state(sizes.fixture)["model"]
+    yield from _names(_fixture_state(sizes.fixture)["model"], sizes)
+
+
+def _names(tensors: Iterable[str], sizes: Sizes) -> Iterator[str]:
     first_layer = [name for name in tensors if ".layers.0." in name]
     for name in tensors:
         if name == first_layer[0]:
@@ -209,7 +237,6 @@ def shape_of(name: str, sizes: Sizes) -> Shape:
         "group_width": sizes.embed // CONV_POS_GROUPS,
         "latent_codes": LATENT_VARS * LATENT_GROUPS,
         "latent_width": sizes.final // LATENT_GROUPS,
-        "symbols": 32,
     }
     bare = re.sub(r"(layers)\.\d+\.", r"\1.", name.removeprefix("w2v_encoder.").removeprefix("w2v_model."))
     return tuple(size if isinstance(size, int) else known[size] for size in SHAPES[bare])
@@ -226,6 +253,33 @@ def _tensor(name: str, shape: Shape, values: Values) -> torch.Tensor:
     if name.endswith("inv_freq"):
         return 1.0 / (10000 ** (torch.arange(shape[0]) / shape[0]))
     return values.tensor(shape, centre=1 if name.endswith(AROUND_ONE) else 0)
+
+
+def adapters(sizes: Sizes, values: Values) -> dict[str, Any]:
+    """What MMS was released with: for each language its tensors and its dictionary."""
+    theirs: dict[str, Any] = _fixture_state(sizes.fixture)["adapter"] if sizes.languages else {}
+    own = [*_names(next(iter(theirs.values()))["model"], sizes)] if theirs else []
+    languages = islice(map("".join, product(ascii_lowercase, repeat=3)), sizes.languages)
+    return {
+        language: {
+            "model": {name: _tensor(name, shape_of(name, sizes), values) for name in own},
+            "task_state": {"target_dictionary": dictionary(sizes.symbols)},
+        }
+        for language in languages
+    }
+
+
+def dictionary(count: int) -> Dictionary:
+    """A dictionary of letters from the alphabets of Europe."""
+    special = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
+    symbols = [*special.values(), *(chr(ord("a") + place) for place in range(26))]
+    symbols += [chr(0x0100 + place) for place in range(count - len(symbols))]
+    made = Dictionary()
+    made.__dict__ |= {f"{word}_word": symbol for word, symbol in special.items()}
+    made.__dict__ |= {f"{word}_index": place for place, word in enumerate(special)}
+    indices = {symbol: place for place, symbol in enumerate(symbols)}
+    made.__dict__ |= {"symbols": symbols, "count": [1] * count, "indices": indices, "nspecial": len(special)}
+    return made
 
 
 def adam(parameters: Mapping[str, torch.Tensor], values: Values) -> dict[str, Any]:
@@ -259,6 +313,7 @@ def cfg(saved: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
         "conv_pos": sizes.conv_pos,
         "conv_pos_groups": CONV_POS_GROUPS,
         "depthwise_conv_kernel_size": sizes.kernel,
+        "adp_dim": sizes.adapter,
     }
     section = dict(saved["model"])
     inner = section.get("w2v_args")
@@ -271,20 +326,37 @@ def cfg(saved: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
 def state(sizes: Sizes) -> dict[str, Any]:
     """All that ``fairseq/trainer.py`` (``state_dict``) saves.
 
-    A fine-tuned one lacks the pickled dictionary, as older ones do: fairseq's class would be needed to save it.
+    A fine-tuned one lacks the pickled dictionary, as older ones do, unless it has several.
     """
     values = Values()
     parameters = model(sizes, values)
     saved = _fixture_state(sizes.fixture)
     saved.pop("last_optimizer_state", None)
     optimizer = {"last_optimizer_state": adam(parameters, values)} if sizes.optimizer else {}
-    return {**saved, "cfg": cfg(saved["cfg"], sizes), "model": parameters, "task_state": {}, **optimizer}
+    further = {**optimizer, **({"adapter": adapters(sizes, values)} if sizes.languages else {})}
+    return {**saved, "cfg": cfg(saved["cfg"], sizes), "model": parameters, "task_state": {}, **further}
+
+
+class Dictionary:
+    """In the place of fairseq's, which isn't here."""
+
+    __module__ = "fairseq.data.dictionary"
+
+
+@contextmanager
+def _fairseqs_dictionary() -> Iterator[None]:
+    """Let pickle find the class where it says that it is."""
+    modules = {name: ModuleType(name) for name in ("fairseq", "fairseq.data", "fairseq.data.dictionary")}
+    vars(modules[Dictionary.__module__])["Dictionary"] = Dictionary
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name in modules:
+            del sys.modules[name]
 
 
 def _fixture_state(fixture: str) -> dict[str, Any]:
-    class Dictionary:
-        """In the place of fairseq's, which isn't here; state() replaces what holds it."""
-
     with torch.serialization.safe_globals([(Dictionary, "fairseq.data.dictionary.Dictionary")]):
         saved: dict[str, Any] = torch.load(FIXTURES / fixture / "checkpoint.pt", weights_only=True)
     return saved
@@ -294,8 +366,13 @@ def _payload(sizes: Sizes) -> tuple[int, int]:
     """Bytes of the tensors together, and how many tensors there are."""
     shapes = {name: shape_of(name, sizes) for name in names(sizes)}
     trained = [shape for name, shape in shapes.items() if not name.endswith(BUFFERS)]
-    counted = [*shapes.values(), *(trained * 2 if sizes.optimizer else ())]
+    own = [shape_of(name, sizes) for name in shapes if _is_adapters(name)] * sizes.languages
+    counted = [*shapes.values(), *own, *(trained * 2 if sizes.optimizer else ())]
     return sum(4 * math.prod(shape) for shape in counted), len(counted)
+
+
+def _is_adapters(name: str) -> bool:
+    return "adapter_layer" in name or name.startswith("w2v_encoder.proj.")
 
 
 def is_made(path: Path, sizes: Sizes) -> bool:
@@ -308,7 +385,7 @@ def make(path: Path, sizes: Sizes) -> None:
     """Saves a checkpoint; it gets its name when it is complete."""
     unfinished = path.with_suffix(".unfinished")
     # Through an opened file, as fairseq does: torch would name the archive for the path.
-    with unfinished.open("wb") as file:
+    with unfinished.open("wb") as file, _fairseqs_dictionary():
         torch.save(state(sizes), file)
     unfinished.replace(path)
 

@@ -41,6 +41,19 @@ def test_a_made_checkpoint_converts_as_the_fixture_does(fixture: str, tmp_path: 
     assert report.values()["exact"] is True
 
 
+def test_a_made_checkpoint_of_many_languages_has_an_adapter_and_a_dictionary_for_each(tmp_path: Path) -> None:
+    path, sizes = (
+        tmp_path / "made.pt",
+        replace(TINY, fixture="mms_released_ctc", adapter=4, languages=5, symbols=40, optimizer=False),
+    )
+    make(path, sizes)
+    assert is_made(path, sizes)
+    report = w2vc.convert(path, tmp_path / "out", language="aad")
+    assert report.values()["exact"] is True
+    written = sorted(file.name for file in (tmp_path / "out").glob("adapter.*.safetensors"))
+    assert written == [f"adapter.aa{letter}.safetensors" for letter in "abcde"]
+
+
 def test_the_optimizers_state_is_twice_the_parameters(tmp_path: Path) -> None:
     path = tmp_path / "made.pt"
     make(path, TINY)
