@@ -44,21 +44,16 @@ MANY = 200
 
 # Found wherever the tests run from, and in an empty environment, too.
 PACKAGE_ROOT = str(Path(w2vc.__file__).parent.parent)
-HOLDING = str(Path(__file__).parent.parent / "support" / "holding")
-DYING = str(Path(__file__).parent.parent / "support" / "dying")
-
-
-def hook(folder: str) -> str:
-    """What a worker's program begins with, to import a folder's hook: workers are isolated from the environment."""
-    return f"import sys; sys.path.insert(0, {folder!r}); import sitecustomize\n"
-
+SIGNALLING = str(Path(__file__).parent.parent / "support" / "signalling")
+HOOK = f"import sys; sys.path.insert(0, {SIGNALLING!r}); import sitecustomize\n"
+"""What a worker's program begins with, to be sent a signal: workers don't look at PYTHONPATH."""
 
 MAIN = f"""
 import os, sys
 sys.path.insert(0, {PACKAGE_ROOT!r})
 from w2vc.batching import pool
-if "W2VC_TEST_HOLD_FILE" in os.environ:
-    pool._PROGRAM = {hook(HOLDING)!r} + pool._PROGRAM
+if "W2VC_TEST_SIGNAL" in os.environ:
+    pool._PROGRAM = {HOOK!r} + pool._PROGRAM
 from w2vc.command.main import main
 main()
 """
@@ -148,14 +143,13 @@ def processes(group: int) -> dict[int, str]:
     return found
 
 
-def holding(folder: Path, number: int, whom: str) -> dict[str, str]:
-    """Where a process, or its whole group, stops when the so many-th conversion is to write its weights."""
+def holding(folder: Path, number: int, whom: int | None = None) -> dict[str, str]:
+    """Where a process, or its whole group (0), stops when the so many-th conversion is to write its weights."""
+    when = {"opened": r"/model\.safetensors x", "number": number, "counter": str(folder / "begun")}
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([HOLDING, PACKAGE_ROOT]),
-        "W2VC_TEST_HOLD_FILE": str(folder / "begun"),
-        "W2VC_TEST_HOLD_NUMBER": str(number),
-        "W2VC_TEST_HOLD_WHOM": whom,
+        "PYTHONPATH": os.pathsep.join([SIGNALLING, PACKAGE_ROOT]),
+        "W2VC_TEST_SIGNAL": json.dumps({**when, "send": signal.SIGSTOP, "whom": whom}),
     }
 
 
@@ -181,7 +175,7 @@ def started(*arguments: object, environment: dict[str, str] | None = None) -> It
 @contextmanager
 def stopped(*arguments: object, folder: Path, begun: int) -> Iterator[subprocess.Popen[str]]:
     """A batch whose processes stand still, one of them in the midst of the so many-th conversion."""
-    with started(*arguments, environment=holding(folder, begun, "group")) as batching:
+    with started(*arguments, environment=holding(folder, begun, whom=0)) as batching:
         until(
             lambda: batching.poll() is not None or set(processes(batching.pid).values()) == {"T"},
             "all processes to stand still",
@@ -712,16 +706,17 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "opened",
     [
-        pytest.param(r"/culprit\.pt$", id="while it reads"),
-        pytest.param(r"/of_culprit/dict\.ltr\.txt$", id="while it plans"),
-        pytest.param(r"/\.culprit\b.*/model\.safetensors$", id="while it writes"),
+        pytest.param(r"/culprit\.pt ", id="while it reads"),
+        pytest.param(r"/of_culprit/dict\.ltr\.txt ", id="while it plans"),
+        pytest.param(r"/\.culprit\b.*/model\.safetensors ", id="while it writes"),
     ],
 )
 def test_a_checkpoint_whose_worker_dies_each_time_is_found_and_the_others_are_converted(
     opened: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "_PROGRAM", hook(DYING) + pool._PROGRAM)
-    monkeypatch.setenv("W2VC_TEST_DEATH", opened)
+    monkeypatch.setattr(pool, "_PROGRAM", HOOK + pool._PROGRAM)
+    dying = {"opened": opened, "number": 0, "send": signal.SIGKILL, "whom": None}
+    monkeypatch.setenv("W2VC_TEST_SIGNAL", json.dumps(dying))
     culprit = put(tmp_path / "in" / "of_culprit" / "culprit.pt")
     for number in range(3):
         put(tmp_path / "in" / f"{number}.pt", "relative_pretraining")
@@ -821,7 +816,7 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subproc
     try:
         until(lambda: place.exists() and place.read_text().endswith("}"), "the scheduler")
         address = json.loads(place.read_text())["address"]
-        first = holding(folder, 1, "itself")
+        first = holding(folder, 1)
         for number in range(workers):
             options = ("--nthreads", 1, "--no-nanny", "--local-directory", folder)
             all_of_them.append(start("dask_worker", address, *options, **({} if number else first)))

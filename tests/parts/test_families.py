@@ -24,8 +24,9 @@ from w2vc.writing.safetensors_file import read_header
 
 PACKAGE = Path(w2vc.__file__).parent
 FOLDERS = sorted({path.parent.name for path in (PACKAGE / "families").glob("*/names.py")} - {"shared"})
-WORDS = re.compile("conformer|hubert|data2vec|contentvec|wavlm|\\bmms\\b", re.IGNORECASE)
 # wav2vec2 is what all of them are made from: transformers calls the parts that they share by its name.
+_OWN = [folder for folder in FOLDERS if folder != "wav2vec2"]
+WORDS = re.compile("|".join((*_OWN, "data2vec", "contentvec", "wavlm", "\\bmms\\b")), re.IGNORECASE)
 MAY_NAME_THEM = {"families/__init__.py", "families/strangers.py"}
 
 _BEFORE_A_STATEMENT = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
