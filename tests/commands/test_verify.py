@@ -26,15 +26,16 @@ from safetensors.torch import load_file, save_file
 import w2vc
 from tests.conftest import CONVERTIBLE, FIXTURES, checkpoint, options
 from w2vc.errors import DamagedError, DictionaryError, DifferenceError, MissingError, UsageError
+from w2vc.families.family import StageMap
+from w2vc.families.shared.stages import stage_map
 from w2vc.planning.processor import tokenizer_config, vocabulary
 from w2vc.reading import checkpoint as reading
 from w2vc.reading.dictionary import SPECIAL_SYMBOLS, Dictionary
 from w2vc.reading.tensors import StateDict, read_state_dict
 from w2vc.verifying import loading
-from w2vc.verifying.compare_outputs import Pass, leave_out_near_ties, likeliest, model_stages
+from w2vc.verifying.compare_outputs import QUANTIZED, Pass, leave_out_near_ties, likeliest, model_stages
 from w2vc.verifying.comparison import verify
 from w2vc.verifying.probe_audio import built_in, read_recording
-from w2vc.verifying.stages import StageMap, encoder_taps
 from w2vc.verifying.transformers_settings import quiet_transformers
 from w2vc.verifying.verification import Finding, Verification
 
@@ -89,7 +90,7 @@ def stages_of(name: str, config: dict[str, Any]) -> list[str]:
     if name.startswith("post_norm"):  # a layer in front gives what fairseq's first is given; the last one's is scaled
         return ["features", *layers[:-1], "encoder.layer_norm", *head]
     norm_last = config["model_type"] == "wav2vec2-conformer" or config.get("do_stable_layer_norm", False)
-    return ["features", "projection", *layers, *(["encoder.layer_norm"] if norm_last else []), *head]
+    return ["features", "first_layer_input", *layers, *(["encoder.layer_norm"] if norm_last else []), *head]
 
 
 @pytest.mark.parametrize("name", CONVERTIBLE)
@@ -234,7 +235,7 @@ CHANGES: list[tuple[str, str, Callable[[Tensors], None], str | None]] = [
         "no_projection_ctc",
         "wav2vec2_conformer.feature_projection.projection.weight",
         randomise("wav2vec2_conformer.feature_projection.projection.weight"),
-        "projection",
+        "first_layer_input",
     ),
     ("relative_ctc", f"{POS_CONV}weight_g", randomise(f"{POS_CONV}weight_g"), None),
     ("relative_pretraining", f"{POS_CONV}weight_v", randomise(f"{POS_CONV}weight_v"), None),
@@ -756,7 +757,7 @@ def quantized(entries: int) -> tuple[Tensors, Tensors]:
     ours = torch.arange(3.0 * entries).reshape(1, 3, entries)
     theirs = ours.clone()
     theirs[0, 1] += 7
-    return {"quantized": ours}, {"quantized": theirs}
+    return {QUANTIZED: ours}, {QUANTIZED: theirs}
 
 
 @pytest.mark.parametrize(("margin", "count"), [(5e-6, 1), (2e-5, 0)])
@@ -764,20 +765,20 @@ def test_a_frame_is_left_out_only_where_a_rounding_decided_between_two_entries(m
     scores = torch.tensor([[[3.0, 1.0], [1.0 - margin, 1.0], [0.0, 1.0]]])
     indices = torch.tensor([[[0], [0], [1]]])  # of the second frame, the reference took the other entry
     expected, found = quantized(2)
-    assert leave_out_near_ties(expected, {**found, "codebook_scores": scores}, indices, "quantized") == count
+    assert leave_out_near_ties(expected, {**found, "codebook_scores": scores}, indices) == count
     found = {**found, "codebook_scores": scores}
     expected, _ = quantized(2)
-    leave_out_near_ties(expected, found, indices, "quantized")
-    assert expected["quantized"].shape[:-1] == ((2,) if count else (1, 3))
-    assert torch.equal(expected["quantized"], found["quantized"]) == bool(count)
+    leave_out_near_ties(expected, found, indices)
+    assert expected[QUANTIZED].shape[:-1] == ((2,) if count else (1, 3))
+    assert torch.equal(expected[QUANTIZED], found[QUANTIZED]) == bool(count)
 
 
 def test_a_near_tie_that_both_sides_decided_alike_is_compared() -> None:
     expected, found = quantized(2)
     scores = torch.tensor([[[3.0, 1.0], [1.0, 1.0 - 1e-7], [0.0, 1.0]]])
     found["codebook_scores"] = scores
-    assert leave_out_near_ties(expected, found, torch.tensor([[[0], [0], [1]]]), "quantized") == 0
-    assert expected["quantized"].shape == (1, 3, 2)
+    assert leave_out_near_ties(expected, found, torch.tensor([[[0], [0], [1]]])) == 0
+    assert expected[QUANTIZED].shape == (1, 3, 2)
 
 
 def test_of_two_equally_likely_symbols_the_references_counts() -> None:
@@ -796,6 +797,10 @@ def conformer(converted: Converted) -> Iterator[Any]:
         yield transformers.AutoModelForCTC.from_pretrained(converted("relative_ctc"), local_files_only=True).eval()
 
 
+def stages_of_layers(layers: int) -> StageMap:
+    return stage_map({"encoder_layers": layers, "layer_norm_first": True}, "ctc")
+
+
 def padded_pass() -> tuple[Pass, torch.Tensor]:
     """Return a batch whose second clip is shorter, and a mask of frames that keeps more of it than its length says."""
     values = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
@@ -808,10 +813,10 @@ def padded_pass() -> tuple[Pass, torch.Tensor]:
 
 def test_the_mask_of_frames_is_transformers_own_or_fairseqs(conformer: Any) -> None:
     run, frames = padded_pass()
-    taps = encoder_taps(2, norm_after=True)
 
     def kept(frame_mask: Any, padded: torch.Tensor | None) -> list[bool]:
-        states = model_stages(conformer, run, StageMap(taps, frame_mask=frame_mask), padded)["projection"]
+        stages = replace(stages_of_layers(2), frame_mask=frame_mask)
+        states = model_stages(conformer, run, stages, padded)["first_layer_input"]
         return [bool(frame.any()) for frame in states[1]]
 
     by_length = kept("lengths", None)
@@ -824,7 +829,7 @@ def test_the_mask_of_frames_is_transformers_own_or_fairseqs(conformer: Any) -> N
 
 def test_a_stage_whose_module_is_not_there_is_missing_and_stops_nothing(conformer: Any) -> None:
     run = Pass(padded_pass()[0].input_values)
-    found = model_stages(conformer, run, StageMap(encoder_taps(9, norm_after=True), ("logits",)), None)
+    found = model_stages(conformer, run, stages_of_layers(9), None)
     assert "encoder.layers.1" in found
     assert "encoder.layers.8" not in found
     assert "logits" in found
@@ -832,7 +837,7 @@ def test_a_stage_whose_module_is_not_there_is_missing_and_stops_nothing(conforme
 
 def test_no_hook_stays_on_the_model(conformer: Any) -> None:
     run, frames = padded_pass()
-    model_stages(conformer, Pass(run.input_values), StageMap(encoder_taps(2, norm_after=True), ("logits",)), frames)
+    model_stages(conformer, Pass(run.input_values), stages_of_layers(2), frames)
     hooks = (hooks for module in conformer.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks))
     assert not any(hooks)
     assert "_get_feature_vector_attention_mask" not in vars(conformer)
@@ -886,12 +891,12 @@ def test_tensors_that_the_class_has_no_place_for_are_no_complaint_where_they_bel
     change_tensors(output, lambda tensors: tensors.update({"final_proj.bias": torch.zeros(3)}))
     plan = w2vc.convert(checkpoint("relative_ctc"), output.parent / "dry", dry_run=True).plan
 
-    def complaints(beside: frozenset[str]) -> list[Finding]:
+    def complaints(beyond: tuple[str, ...]) -> list[Finding]:
         with quiet_transformers() as transformers:
-            return loading.load_model(transformers, plan, output, beside)[1]
+            return loading.load_model(transformers, replace(plan, beyond=beyond), output)[1]
 
-    assert [finding.expected for finding in complaints(frozenset())] == ["no unexpected_keys"]
-    assert complaints(frozenset(("final_proj.bias",))) == []
+    assert [finding.expected for finding in complaints(())] == ["no unexpected_keys"]
+    assert complaints(("final_proj.bias",)) == []
 
 
 # --- large vocabularies

@@ -80,7 +80,7 @@ def _stages() -> Iterator[tuple[str, str, str]]:
     ):
         layer = f"{encoder}encoder.layers."
         yield name, f"{encoder}feature_extractor.conv_layers.1.conv.weight", "features"
-        yield name, f"{encoder}feature_projection.projection.weight", "projection"
+        yield name, f"{encoder}feature_projection.projection.weight", "first_layer_input"
         yield name, f"{layer}0.attention.q_proj.weight", "encoder.layers.0"
         yield name, f"{layer}1.attention.out_proj.bias", "encoder.layers.1"
         yield name, f"{layer}1.feed_forward.output_dense.weight", "encoder.layers.1"
@@ -89,9 +89,8 @@ def _stages() -> Iterator[tuple[str, str, str]]:
     yield "mms_one_language_ctc", "wav2vec2.encoder.layers.1.adapter_layer.linear_2.weight", "encoder.layers.1"
     yield "wav2vec2_large_ctc", "wav2vec2.encoder.layer_norm.weight", "encoder.layer_norm"
     yield "hubert_large", "encoder.layer_norm.weight", "encoder.layer_norm"
-    # What the first layer is given is compared under the projection's name, positions added.
-    yield "hubert_conv_pos_batch_norm", "encoder.pos_conv_embed.batch_norm.running_mean", "projection"
-    yield "data2vec_audio", "encoder.pos_conv_embed.layers.4.conv.weight", "projection"
+    yield "hubert_conv_pos_batch_norm", "encoder.pos_conv_embed.batch_norm.running_mean", "first_layer_input"
+    yield "data2vec_audio", "encoder.pos_conv_embed.layers.4.conv.weight", "first_layer_input"
     yield "wav2vec2_base_pretraining", "project_hid.weight", "projected_states"
     yield "wav2vec2_base_pretraining", "project_q.weight", "projected_quantized_states"
 

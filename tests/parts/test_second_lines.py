@@ -21,6 +21,7 @@ from tests.conftest import FIXTURES, checkpoint
 from tests.support.forgery import Made, a_global, a_list, a_tensor, a_tuple, altered, base, model, text
 from tests.support.limits import limit
 from w2vc.errors import DamagedError, InconsistentError, UnsafeError
+from w2vc.families.family import StageMap
 from w2vc.families.shared.reference import ReferenceOutputs
 from w2vc.planning import plan as planning
 from w2vc.planning import processor
@@ -34,9 +35,8 @@ from w2vc.reading.source import PickleSource
 from w2vc.reading.torch_reader import load_with_bytes
 from w2vc.verifying import compare_outputs as comparing
 from w2vc.verifying import comparison, transformers_settings
-from w2vc.verifying.compare_outputs import Pass, compare_outputs, leave_out_near_ties, likeliest
+from w2vc.verifying.compare_outputs import QUANTIZED, Pass, compare_outputs, leave_out_near_ties, likeliest
 from w2vc.verifying.comparison import verify
-from w2vc.verifying.stages import StageMap
 from w2vc.writing import record_check, writer
 from w2vc.writing.acceptance import accept, load_classes
 from w2vc.writing.safetensors_file import Layout, layout
@@ -384,10 +384,10 @@ NO_TIE = float(torch.nextafter(torch.tensor(TIE), torch.tensor(1.0)))
 def test_a_near_tie_is_relative_to_the_largest_score_and_ends_exactly_there(margin: float, decided: bool) -> None:
     # The largest by its absolute value is a negative one.
     scores = torch.tensor([[[0.0, margin, -1.0]]])
-    expected, found = {"q": torch.zeros(1, 1, 2)}, {"q": torch.ones(1, 1, 2), "codebook_scores": scores}
-    count = leave_out_near_ties(expected, found, torch.tensor([[[0]]]), "q")
+    expected, found = {QUANTIZED: torch.zeros(1, 1, 2)}, {QUANTIZED: torch.ones(1, 1, 2), "codebook_scores": scores}
+    count = leave_out_near_ties(expected, found, torch.tensor([[[0]]]))
     assert count == int(decided)
-    assert expected["q"].numel() == found["q"].numel() == (0 if decided else 2)
+    assert expected[QUANTIZED].numel() == found[QUANTIZED].numel() == (0 if decided else 2)
     assert "codebook_scores" not in found
     ours, theirs = likeliest(torch.tensor([[[1.0, 0.0, -1.0]]]), scores)
     assert (ours, theirs) == ([0], [0 if decided else 1])
@@ -396,10 +396,13 @@ def test_a_near_tie_is_relative_to_the_largest_score_and_ends_exactly_there(marg
 def test_one_group_with_a_near_tie_is_enough_to_leave_a_frame_out() -> None:
     scores = torch.tensor([[[1.0, 0.0, 1.0, 1.0 + 1e-7], [1.0, 0.0, 0.0, 1.0]]])
     indices = torch.tensor([[[0, 0], [0, 1]]])
-    expected, found = {"q": torch.arange(4.0).reshape(1, 2, 2)}, {"q": torch.ones(1, 2, 2), "codebook_scores": scores}
-    assert leave_out_near_ties(expected, found, indices, "q") == 1
-    assert expected["q"].tolist() == [[2.0, 3.0]]
-    assert found["q"].tolist() == [[1.0, 1.0]]
+    expected, found = (
+        {QUANTIZED: torch.arange(4.0).reshape(1, 2, 2)},
+        {QUANTIZED: torch.ones(1, 2, 2), "codebook_scores": scores},
+    )
+    assert leave_out_near_ties(expected, found, indices) == 1
+    assert expected[QUANTIZED].tolist() == [[2.0, 3.0]]
+    assert found[QUANTIZED].tolist() == [[1.0, 1.0]]
 
 
 @pytest.mark.parametrize(
@@ -410,10 +413,10 @@ def test_one_group_with_a_near_tie_is_enough_to_leave_a_frame_out() -> None:
 def test_where_a_tie_can_not_be_told_every_frame_is_compared(
     scores: torch.Tensor | None, indices: torch.Tensor | None
 ) -> None:
-    expected, found = {"q": torch.zeros(1, 1, 2)}, {"q": torch.ones(1, 1, 2)}
+    expected, found = {QUANTIZED: torch.zeros(1, 1, 2)}, {QUANTIZED: torch.ones(1, 1, 2)}
     given = found if scores is None else {**found, "codebook_scores": scores}
-    assert leave_out_near_ties(expected, given, indices, "q") == 0
-    assert given["q"].shape == (1, 1, 2)
+    assert leave_out_near_ties(expected, given, indices) == 0
+    assert given[QUANTIZED].shape == (1, 1, 2)
 
 
 def outputs(states: torch.Tensor, entries: torch.Tensor) -> ReferenceOutputs:
@@ -428,11 +431,10 @@ def test_near_ties_of_all_passes_are_counted_and_make_no_difference(monkeypatch:
     theirs = states.clone()
     theirs[0, 1] += 5
     scores = torch.tensor([[[1.0, 0.0], [1.0, 1.0 + 1e-7]]])
-    name = "projected_quantized_states"
     monkeypatch.setattr(
-        comparing, "model_stages", lambda *_given: {name: theirs.clone(), "codebook_scores": scores.clone()}
+        comparing, "model_stages", lambda *_given: {QUANTIZED: theirs.clone(), "codebook_scores": scores.clone()}
     )
-    stages = StageMap((), (name,), quantized=name)
+    stages = StageMap((), (QUANTIZED,))
     runs = [Pass(torch.zeros(1, 4)), Pass(torch.zeros(1, 4))]
     plan = planned("relative_pretraining")
 

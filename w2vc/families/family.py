@@ -303,6 +303,46 @@ class Target:
 
 
 # ---------------------------------------------------------------------------------------------------------------
+# Stages of the forward
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One stage of the forward, in both models.
+
+    Attributes:
+        stage: its name in the report; that of transformers' module where it is the module's output.
+        reference: the attribute of ``ReferenceOutputs``, with an index after a dot where it has several:
+            ``features``, ``hidden_states.0``.
+        module: transformers' module, by its path from the base model.
+        side: which of the module's sides shows it; of the output or the input, the first tensor.
+    """
+
+    stage: str
+    reference: str
+    module: str
+    side: Literal["input", "output"] = "output"
+
+
+@dataclass(frozen=True)
+class StageMap:
+    """What is compared of a model's forward, and how.
+
+    Attributes:
+        taps: the stages within the base model, in the forward's order.
+        heads: further stages: attributes of ``ReferenceOutputs`` that transformers' output has by the same name.
+        scores: the module that scores a codebook's entries, by its path from the whole model; None without one.
+        frame_mask: which frames of a padded batch are real. ``lengths``: both sides compute the same from the samples'
+            mask. ``fairseq``: they don't, so transformers is given fairseq's.
+    """
+
+    taps: tuple[Tap, ...]
+    heads: tuple[str, ...] = ()
+    scores: str | None = None
+    frame_mask: Literal["lengths", "fairseq"] = "lengths"
+
+
+# ---------------------------------------------------------------------------------------------------------------
 # The family
 
 
@@ -360,12 +400,11 @@ class Family:
         card_summary: the same for the model card.
         traits: the same for programs.
         reference: fairseq's forward: ``(tensors, cfg, source, padding_mask)`` to ``ReferenceOutputs``.
+        stages: which of transformers' modules shows what of that forward, in a model with this head.
         further_heads: heads that a model can be written with when asked to, besides its own and none.
         snippets: the model card's example for a head, where it isn't that of every family.
         card_notes: what a reader should know of such a model with this head.
         registered: the names under which the reference knows the pretrained and the fine-tuned model.
-        frame_mask: which frames of a padded batch are real: by the ``lengths`` that transformers computes, too, or by
-            a rule of ``fairseq``'s own.
         languages: the names that the cfg has for the places of a first axis that counts languages, in their order.
     """
 
@@ -386,9 +425,9 @@ class Family:
     card_summary: Callable[[Facts], str]
     traits: Callable[[Facts], Mapping[str, object]]
     reference: Callable[..., Any]
+    stages: Callable[[Facts, Head], StageMap]
     further_heads: Callable[[Facts], tuple[Head, ...]] = lambda _: ()
     snippets: Callable[[Facts], Mapping[Head, str]] = lambda _: {}
     card_notes: Callable[[Facts, Head], tuple[str, ...]] = lambda _facts, _head: ()
     registered: tuple[str, str] = ("wav2vec2", "wav2vec_ctc")
-    frame_mask: Literal["lengths", "fairseq"] = "lengths"
     languages: Callable[[Facts], tuple[str, ...]] = lambda _: ()

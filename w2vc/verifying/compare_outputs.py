@@ -2,7 +2,7 @@
 
 Both are fed the same samples. The stages of transformers' forward are taken with hooks on its modules: what
 ``output_hidden_states`` gives, and whether its last is before or after the final layer norm, depends on the version.
-Which module shows which stage is the family's to say (``stages.py``).
+Which module shows which stage is the family's to say (``Family.stages``).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from w2vc.families.family import StageMap, Tap
 from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
 from w2vc.reading.cfg import Cfg
 from w2vc.reading.checkpoint import Checkpoint
 from w2vc.verifying.loading import failure
 from w2vc.verifying.probe_audio import ProbeAudio
-from w2vc.verifying.stages import StageMap, Tap
 from w2vc.verifying.verification import Finding, Stage
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ _FAIRSEQ_EPSILON = 1e-5
 _TRANSFORMERS_EPSILON = 1e-7
 # Two entries of a codebook, or two symbols, whose scores are this close relative to the largest: a rounding decides.
 _NEAR_TIE = 1e-5
+QUANTIZED = "projected_quantized_states"
+"""The stage that another entry of a codebook changes."""
 
 # ---------------------------------------------------------------------------------------------------------------
 # Audio
@@ -151,7 +153,7 @@ def written_dtypes(plan: Plan) -> dict[str, str]:
     return {source.name: move.dtype for move in plan.moves for source in (move.source, *move.equals)}
 
 
-def reference_cfg(checkpoint: Checkpoint, description: Description, model_name: str) -> dict[str, Any]:
+def reference_cfg(checkpoint: Checkpoint, description: Description) -> dict[str, Any]:
     """Return the cfg as the reference takes it: interpolations followed, what has no value left out."""
     cfg = Cfg(checkpoint.cfg)
 
@@ -159,8 +161,9 @@ def reference_cfg(checkpoint: Checkpoint, description: Description, model_name: 
         values = {key: cfg.value(f"{path}.{key}") for key in cfg.keys(path) if key != "w2v_args"}
         return {key: value for key, value in values.items() if value is not None}
 
-    model = {**section("model"), "_name": model_name}
-    if description.own_head != "ctc":
+    is_tuned = description.own_head == "ctc"
+    model = {**section("model"), "_name": description.family.registered[is_tuned]}
+    if not is_tuned:
         return {"model": model}
     return {"model": {**model, "w2v_args": {"model": section("model.w2v_args.model")}}}
 
@@ -196,10 +199,9 @@ def compare_outputs(
             found = model_stages(model, run, stages, outputs.padding_mask)
         except Exception as error:  # a changed config can make a model that can't run
             return failure("outputs", plan.model_class, "outputs", error)
-        near_ties += leave_out_near_ties(expected, found, outputs.codevector_indices, stages.quantized)
+        near_ties += leave_out_near_ties(expected, found, outputs.codevector_indices)
         for name, values in expected.items():
-            ours, theirs = _compared_frames(values, found.get(name), outputs.padding_mask, stages)
-            errors[name] = max(errors.get(name, 0.0), relative_error(theirs, ours))
+            errors[name] = max(errors.get(name, 0.0), relative_error(found.get(name), values))
         if "logits" in expected and run.padding_mask is None:
             ids.append(likeliest(expected["logits"], found.get("logits")))
     bounds = _bounds(stages, plan, bound)
@@ -221,17 +223,6 @@ def _bounds(stages: StageMap, plan: Plan, bound: float) -> dict[str, float]:
         widened = widened or any(f"{tap.module}." in target for target in edited)
         bounds[tap.stage] = max(bound, rounding) if widened else bound
     return bounds | dict.fromkeys(stages.heads, max(bound, rounding) if edited else bound)
-
-
-def _compared_frames(
-    ours: Tensor, theirs: Tensor | None, padded: Tensor | None, stages: StageMap
-) -> tuple[Tensor, Tensor | None]:
-    """Leave the padded frames of (B, frames, …) out, where they aren't compared."""
-    if stages.padded_frames or padded is None or theirs is None or theirs.shape != ours.shape:
-        return ours, theirs
-    if ours.shape[:2] != padded.shape:  # frames with near ties were left out, and with them the batch's axes
-        return ours, theirs
-    return ours[~padded], theirs[~padded]
 
 
 def reference_stages(outputs: ReferenceOutputs, stages: StageMap) -> dict[str, Tensor]:
@@ -329,19 +320,19 @@ def relative_error(found: Tensor | None, expected: Tensor) -> float:
     return difference / norm if norm else float("inf")
 
 
-def leave_out_near_ties(
-    expected: dict[str, Tensor], found: dict[str, Tensor], indices: Tensor | None, name: str
-) -> int:
-    """Take the frames out of the quantized states in which a rounding decided for another entry; return how many.
+def leave_out_near_ties(expected: dict[str, Tensor], found: dict[str, Tensor], indices: Tensor | None) -> int:
+    """Take the frames out of ``QUANTIZED`` in which a rounding decided for another entry; return how many.
 
     Args:
         expected: the stages of the reference; changed.
         found: those of transformers; changed.
         indices: the reference's entry of each frame and group, (B, frames, groups).
-        name: of the quantized states.
     """
     scores = found.pop(_SCORES, None)
-    if scores is None or indices is None or name not in expected or found[name].shape != expected[name].shape:
+    if scores is None or indices is None or QUANTIZED not in expected:
+        return 0
+    ours, theirs = expected[QUANTIZED], found[QUANTIZED]
+    if theirs.shape != ours.shape:
         return 0
     scores = scores.reshape(*indices.shape[:2], -1)
     if scores.size(-1) % indices.size(-1):
@@ -349,7 +340,7 @@ def leave_out_near_ties(
     scores = scores.reshape(*indices.shape, -1)
     decided = ((scores.argmax(-1) != indices) & _is_near_tie(scores)).any(-1)
     if decided.any():
-        expected[name], found[name] = expected[name][~decided], found[name][~decided]
+        expected[QUANTIZED], found[QUANTIZED] = ours[~decided], theirs[~decided]
     return int(decided.sum())
 
 

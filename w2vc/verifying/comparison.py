@@ -28,6 +28,7 @@ from w2vc.reading.torch_reader import load_with_bytes
 from w2vc.verifying.compare_files import compare_files, read_json
 from w2vc.verifying.compare_outputs import (
     BOUND,
+    QUANTIZED,
     Compared,
     Pass,
     Rounded,
@@ -44,7 +45,6 @@ from w2vc.verifying.compare_tensors import Entry, compare_tensors, entries
 from w2vc.verifying.compare_vocabulary import compare_vocabulary, greedy_transcript
 from w2vc.verifying.loading import failure, load_model, load_tokenizer
 from w2vc.verifying.probe_audio import ProbeAudio, built_in, read_recording
-from w2vc.verifying.stages import StageMap, stage_map
 from w2vc.verifying.transformers_settings import quiet_transformers
 from w2vc.verifying.verification import Finding, Stage, Transcript, Verification
 from w2vc.writing.safetensors_file import DTYPE_CODES
@@ -129,8 +129,7 @@ def verify(
     for name, exchanged in plan.adapters.items():
         gathered.findings += _compare_weights(read, loaded, replace(plan, tensors=exchanged), directory / name)
     gathered.findings += compare_files(plan, directory)
-    stages = stage_map(description, plan)
-    case = _Case(read, sources, plan, words, description, directory, audio, stages, bound)
+    case = _Case(read, sources, plan, words, description, directory, audio, bound)
     if not _is_of_another(case, record, gathered):
         _compare_with_transformers(case, gathered)
     return Verification(
@@ -164,7 +163,6 @@ class _Case:
     description: Description
     output: Path
     audio: ProbeAudio
-    stages: StageMap
     bound: float
 
 
@@ -309,7 +307,7 @@ def _audio(wav: AnyPath | None, sample_rate: int) -> ProbeAudio:
 def _compare_with_transformers(case: _Case, gathered: _Gathered) -> None:
     with quiet_transformers() as transformers:
         _compare_feature_extractor(transformers, case, gathered)
-        model, findings = load_model(transformers, case.plan, case.output, case.stages.beside_the_class)
+        model, findings = load_model(transformers, case.plan, case.output)
         gathered.findings += findings
         pad_token_id = None if model is None else model.config.pad_token_id
         compared = None if model is None else _compare_outputs(model, case, gathered)
@@ -335,7 +333,8 @@ def _compare_outputs(model: Any, case: _Case, gathered: _Gathered) -> Compared |
     reference = _reference(case, written_dtypes(case.plan))
     if not case.plan.is_exact:
         gathered.notes.append(_rounding(reference, _reference(case, {}), runs[0], case.plan))
-    compared = compare_outputs(model, reference, runs, case.plan, case.stages, case.bound)
+    stages = case.description.family.stages(case.description.facts, case.plan.head)
+    compared = compare_outputs(model, reference, runs, case.plan, stages, case.bound)
     if isinstance(compared, Finding):
         gathered.findings.append(compared)
         return None
@@ -344,9 +343,9 @@ def _compare_outputs(model: Any, case: _Case, gathered: _Gathered) -> Compared |
     if compared.near_ties:
         gathered.notes.append(
             f"in {compared.near_ties} frames two codebook entries are equally likely but for rounding; "
-            f"they are left out of {case.stages.quantized}"
+            f"they are left out of {QUANTIZED}"
         )
-    if case.stages.frame_mask == "fairseq":
+    if stages.frame_mask == "fairseq":
         gathered.notes.append(
             "in the padded batch, transformers is given the mask of frames that fairseq uses: its own, from the "
             "lengths, leaves out up to two frames more"
@@ -356,7 +355,7 @@ def _compare_outputs(model: Any, case: _Case, gathered: _Gathered) -> Compared |
 
 def _reference(case: _Case, dtypes: Mapping[str, str]) -> Callable[[Pass], ReferenceOutputs]:
     tensors = Rounded(case.sources, dtypes)
-    cfg = reference_cfg(case.checkpoint, case.description, case.stages.model_name)
+    cfg = reference_cfg(case.checkpoint, case.description)
     return lambda run: case.description.family.reference(tensors, cfg, run.input_values, run.padding_mask)
 
 

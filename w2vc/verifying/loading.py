@@ -22,9 +22,7 @@ _MOST_SYMBOLS = 1000
 _MOST_WHOLE_BYTES = 2**27
 
 
-def load_model(
-    transformers: Any, plan: Plan, output: Path, beside_the_class: frozenset[str] = frozenset()
-) -> tuple[Any, list[Finding]]:
+def load_model(transformers: Any, plan: Plan, output: Path) -> tuple[Any, list[Finding]]:
     """Return the model in float32 and eval mode, and which keys it complains about; None where it can't be loaded.
 
     Every supported transformers maps float32 weights, so that they take no memory of their own. Many in half precision
@@ -32,9 +30,8 @@ def load_model(
 
     Args:
         transformers: the package.
-        plan: names the class.
+        plan: names the class, and the tensors that it has no place for, as it should be.
         output: the directory.
-        beside_the_class: tensors that the class has no place for, as it should be.
     """
     kind = getattr(transformers, plan.model_class)
     try:
@@ -42,7 +39,7 @@ def load_model(
     except Exception as error:  # whatever a changed directory leads transformers to
         return None, [failure("loading", f"{plan.model_class}.from_pretrained", "a model", error)]
     complaints = {problem: _names(info.get(problem) or ()) for problem in _PROBLEMS}
-    complaints["unexpected_keys"] = [key for key in complaints["unexpected_keys"] if key not in beside_the_class]
+    complaints["unexpected_keys"] = [key for key in complaints["unexpected_keys"] if key not in plan.beyond]
     findings = [
         Finding("loading", f"{plan.model_class}.from_pretrained", f"no {problem}", _listed(names))
         for problem, names in complaints.items()

@@ -9,9 +9,10 @@ from w2vc.families.conformer import measures, post_norm
 from w2vc.families.conformer.keys import KEYS
 from w2vc.families.conformer.names import names
 from w2vc.families.conformer.tensors import TARGET, derived, edits, fillings
-from w2vc.families.family import Evidence, Facts, Family
+from w2vc.families.family import Evidence, Facts, Family, Head, StageMap
 from w2vc.families.shared import checks
 from w2vc.families.shared import measures as shared_measures
+from w2vc.families.shared.stages import stage_map
 
 _POSITIONS: Mapping[measures.Attention, str] = {
     "relative": "relative positions",
@@ -36,6 +37,11 @@ def _reference(*arguments: Any) -> Any:
     return reference_forward(*arguments)
 
 
+def _stages(facts: Facts, head: Head) -> StageMap:
+    found = stage_map(facts, head)
+    return post_norm.stages(found) if post_norm.is_post_norm(facts) else found
+
+
 FAMILY = Family(
     name="wav2vec2-conformer",
     recognises=_recognises,
@@ -54,4 +60,5 @@ FAMILY = Family(
     card_summary=lambda facts: _POSITIONS[facts["attention"]],
     traits=lambda facts: {"position_embeddings": facts["attention"]},
     reference=_reference,
+    stages=_stages,
 )

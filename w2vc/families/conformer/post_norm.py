@@ -18,7 +18,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from w2vc.families.family import Content, Edit, Facts, Filling, Name, Scale
+from w2vc.families.family import Content, Edit, Facts, Filling, Name, Scale, StageMap
+from w2vc.families.shared.stages import NORM_AFTER
 
 EPSILON = 1e-5
 """Of every layer norm, in fairseq and in transformers."""
@@ -103,6 +104,17 @@ def edits() -> Mapping[str, Edit]:
 def derived(facts: Facts) -> Mapping[str, object]:
     """Give the fields of a model with one layer more, which may never be skipped."""
     return {"num_hidden_layers": facts["encoder_layers"] + 1, "layerdrop": 0.0}
+
+
+def stages(without: StageMap) -> StageMap:
+    """Return the stages, made of those without a layer in front.
+
+    That layer gives what fairseq's first is given. What the last one gives isn't compared: it is scaled, which the norm
+    after it undoes.
+    """
+    features, _, *layers = without.taps
+    shifted = (replace(tap, reference=f"hidden_states.{index}") for index, tap in enumerate(layers))
+    return replace(without, taps=(features, *shifted, NORM_AFTER))
 
 
 def notes(facts: Facts) -> tuple[str, ...]:

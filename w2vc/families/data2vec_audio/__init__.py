@@ -12,6 +12,7 @@ from w2vc.families.family import Evidence, Facts, Family, Refusal
 from w2vc.families.shared import checks, transformer
 from w2vc.families.shared import measures as shared_measures
 from w2vc.families.shared import tensors as shared_tensors
+from w2vc.families.shared.stages import stage_map
 
 _NAME = "data2vec_audio"
 _LAYER = "encoder.layers.0.fc1.weight"
@@ -53,5 +54,6 @@ FAMILY = Family(
     card_summary=transformer.summary,
     traits=lambda facts: {"layer_norm_first": facts["layer_norm_first"], "activation_fn": facts["activation_fn"]},
     reference=_reference,
+    stages=stage_map,
     registered=(_NAME, "wav2vec_ctc"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from w2vc.families.family import Evidence, Facts, Family, axis_if_there
@@ -13,6 +14,7 @@ from w2vc.families.hubert.tensors import TARGET, derived
 from w2vc.families.shared import checks, transformer
 from w2vc.families.shared import measures as shared_measures
 from w2vc.families.shared import tensors as shared_tensors
+from w2vc.families.shared.stages import stage_map
 
 _NAMES = ("hubert", "hubert_ctc")
 _LABELS = "label_embs_concat"
@@ -63,9 +65,9 @@ FAMILY = Family(
     card_summary=transformer.summary,
     traits=_traits,
     reference=_reference,
+    stages=lambda facts, head: replace(stage_map(facts, head), frame_mask="fairseq"),
     further_heads=lambda facts: () if facts["projection_width"] is None else ("projection",),
     snippets=card.snippets,
     card_notes=card.notes,
     registered=("hubert", "wav2vec_ctc"),
-    frame_mask="fairseq",
 )

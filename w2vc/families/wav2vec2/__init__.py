@@ -9,6 +9,7 @@ from w2vc.families.family import Evidence, Facts, Family, Filling, Refusal
 from w2vc.families.shared import checks, transformer
 from w2vc.families.shared import measures as shared_measures
 from w2vc.families.shared import tensors as shared_tensors
+from w2vc.families.shared.stages import stage_map
 from w2vc.families.wav2vec2 import adapters
 from w2vc.families.wav2vec2.keys import KEYS
 from w2vc.families.wav2vec2.names import names
@@ -60,5 +61,6 @@ FAMILY = Family(
     card_summary=_summary,
     traits=lambda facts: {"layer_norm_first": facts["layer_norm_first"], "activation_fn": facts["activation_fn"]},
     reference=_reference,
+    stages=stage_map,
     languages=adapters.languages,
 )
