@@ -22,7 +22,7 @@ import w2vc
 from tests.conftest import checkpoint
 from w2vc.batching.pool import import_path
 from w2vc.errors import UsageError
-from w2vc.paths import read_small_file
+from w2vc.reading.opening import read_small_file
 
 pytestmark = pytest.mark.slow
 

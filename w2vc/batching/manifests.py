@@ -14,7 +14,7 @@ from pathlib import Path
 
 from w2vc.errors import UsageError
 from w2vc.options import OPTIONS
-from w2vc.paths import read_small_file
+from w2vc.reading.opening import read_small_file
 
 COLUMNS = ("checkpoint", "output", *OPTIONS)
 """What a manifest may say of each checkpoint; only the first is needed."""

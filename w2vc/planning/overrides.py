@@ -14,9 +14,9 @@ from pathlib import Path
 
 from w2vc.errors import InconsistentError, UsageError
 from w2vc.families.interpreter import Description
-from w2vc.paths import read_small_file
 from w2vc.reading.cfg import short
 from w2vc.reading.domains import Domain, anything
+from w2vc.reading.opening import read_small_file
 
 # Looking for the nearest name takes milliseconds.
 _MOST_SUGGESTIONS = 10

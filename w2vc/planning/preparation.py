@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from w2vc.errors import DictionaryError, UsageError
 from w2vc.families.family import Head
 from w2vc.families.interpreter import Description
 from w2vc.families.placing import described, placed
@@ -19,7 +18,14 @@ from w2vc.planning.plan import Plan, chosen_head, make_plan
 from w2vc.planning.provenance import Record, make_record
 from w2vc.reading.archive import Archive
 from w2vc.reading.checkpoint import Checkpoint, read_checkpoint
-from w2vc.reading.dictionary import Dictionary, agreed, dictionary_file, dictionary_next_to, read_dictionary
+from w2vc.reading.dictionary import (
+    Dictionary,
+    agreed,
+    dictionary_file,
+    dictionary_next_to,
+    read_dictionary,
+    read_neighbour,
+)
 
 
 @dataclass(frozen=True)
@@ -102,14 +108,5 @@ def find_dictionary(spoken: Spoken, place: Path | None) -> Dictionary | None:
         found.append(spoken.checkpoint.dictionary)
     neighbour = dictionary_next_to(spoken.checkpoint.path, spoken.labels)
     if neighbour is not None:
-        found.append(_read_neighbour(neighbour))
+        found.append(read_neighbour(neighbour))
     return agreed(found)
-
-
-def _read_neighbour(path: Path) -> Dictionary:
-    """Read a dictionary that nobody named: what is wrong with it is the model's problem, not one of usage."""
-    try:
-        return read_dictionary(path)
-    except UsageError as error:
-        advice = "Move it away, or put the model's dictionary in its place."
-        raise DictionaryError(error.problems, advice=advice) from error

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from w2vc.errors import DictionaryError, UsageError, shown
-from w2vc.paths import read_small_file
 from w2vc.reading.budget import LIMITS
+from w2vc.reading.opening import read_small_file
 
 SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
 """Indices 0 to 3 of every dictionary (``Dictionary.__init__``)."""
@@ -203,6 +203,15 @@ def dictionary_next_to(checkpoint: Path, labels: str | None) -> Path | None:
         return None
     neighbour = checkpoint.parent / f"dict.{labels}.txt"
     return neighbour if neighbour.is_file() else None
+
+
+def read_neighbour(path: Path) -> Dictionary:
+    """Read a dictionary that nobody named: what is wrong with it is the model's problem, not one of usage."""
+    try:
+        return read_dictionary(path)
+    except UsageError as error:
+        advice = "Move it away, or put the model's dictionary in its place."
+        raise DictionaryError(error.problems, advice=advice) from error
 
 
 def _safe(labels: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2vc.errors import UsageError
-from w2vc.paths import open_regular
+from w2vc.reading.opening import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
