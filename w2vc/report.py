@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from w2vc.families.cfg import short
 from w2vc.families.conv_feature_layers import ConvLayer
 from w2vc.families.family import Head
 from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
-from w2vc.reading.cfg import short
 from w2vc.reading.checkpoint import Checkpoint
 from w2vc.reading.dictionary import Dictionary
 from w2vc.writing.writer import Written

@@ -18,9 +18,9 @@ from tests.conftest import EXAMPLES, FIXTURES, checkpoint
 from tests.support.forgery import Made, Raw, base, made
 from w2vc import errors
 from w2vc.errors import InconsistentError
+from w2vc.families.cfg import short
 from w2vc.families.family import Key, spelled_out
 from w2vc.families.interpreter import Description, describe
-from w2vc.reading.cfg import short
 from w2vc.reading.checkpoint import Checkpoint, read_checkpoint
 from w2vc.reading.domains import anything
 from w2vc.reading.program import read_program

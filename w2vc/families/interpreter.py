@@ -14,9 +14,9 @@ from typing import Any
 
 from w2vc.errors import InconsistentError, UnsupportedModelError, UsageError
 from w2vc.families import FAMILIES
+from w2vc.families.cfg import Cfg, short
 from w2vc.families.family import Evidence, Facts, Family, Head, Key, Name, Part, Refusal, Target, Tensors, spelled_out
 from w2vc.families.strangers import stranger_at_once, stranger_in_the_end
-from w2vc.reading.cfg import Cfg, short
 from w2vc.reading.checkpoint import Checkpoint
 from w2vc.reading.domains import anything
 

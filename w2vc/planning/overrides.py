@@ -13,8 +13,8 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from w2vc.errors import InconsistentError, UsageError
+from w2vc.families.cfg import short
 from w2vc.families.interpreter import Description
-from w2vc.reading.cfg import short
 from w2vc.reading.domains import Domain, anything
 from w2vc.reading.opening import read_small_file
 

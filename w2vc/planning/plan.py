@@ -201,8 +201,8 @@ def make_plan(
         DictionaryError: the CTC head has no dictionary, or one of another size.
         InconsistentError: tensors are unknown, missing, of another shape, or claimed twice.
     """
-    _refuse(description, head)
     written = _written_dtype(checkpoint.tensors.values(), dtype)
+    _refuse(description, head)
     config = description.config(head, written)
     config |= overrides(given or {}, config, description, "--config")
     words = _vocabulary(description, dictionary) if head == "ctc" else None

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from w2vc.families.cfg import Cfg
 from w2vc.families.family import StageMap, Tap
 from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
-from w2vc.reading.cfg import Cfg
 from w2vc.reading.checkpoint import Checkpoint
 from w2vc.verifying.loading import failure
 from w2vc.verifying.probe_audio import ProbeAudio
