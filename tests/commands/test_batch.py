@@ -907,10 +907,12 @@ def test_it_works_as_nobody_without_environment_from_a_read_only_folder_with_rea
 
 
 @contextmanager
-def dask_cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+def dask_cluster(
+    folder: Path, workers: int, threads: int = 1, *, one_stops: bool = False
+) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """A scheduler and workers, each a process of its own, as on a cluster: its address and the workers.
 
-    The first worker stops in the midst of its first conversion.
+    Where ``one_stops``, the first worker stops in the midst of its first conversion.
     """
     environment = {
         **os.environ,
@@ -931,9 +933,9 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subproc
     try:
         until(lambda: place.exists() and place.read_text().endswith("}"), "the scheduler")
         address = json.loads(place.read_text())["address"]
-        first = holding(folder, 1, "itself")
+        first = holding(folder, 1, "itself") if one_stops else {}
         for number in range(workers):
-            options = ("--nthreads", 1, "--no-nanny", "--local-directory", folder)
+            options = ("--nthreads", threads, "--no-nanny", "--local-directory", folder)
             all_of_them.append(start("dask_worker", address, *options, **({} if number else first)))
         until(lambda: (folder / "log").read_bytes().count(b"Registered to:") >= workers, "the workers")
         yield address, all_of_them[1:]
@@ -943,27 +945,40 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subproc
             process.wait()
 
 
+def is_all_as_here(folder: Path, output: Path, local: Path) -> None:
+    assert not leftovers(output)
+    assert here([folder], local).is_good
+    assert len(outputs(output)) == len(outputs(local)) == 24
+    for place in outputs(local):
+        assert contents(output / place.relative_to(local)) == contents(place)
+
+
 def test_over_dask_a_lost_workers_checkpoints_are_done_elsewhere_and_all_is_as_here(tmp_path: Path) -> None:
     folder, report = tmp_path / "in", tmp_path / "report.jsonl"
     put_many(folder, 24)
     (tmp_path / "dask").mkdir()
     with (
-        dask_cluster(tmp_path / "dask", 3) as (address, workers),
+        dask_cluster(tmp_path / "dask", 3, one_stops=True) as (address, workers),
         started(folder, "--output", tmp_path / "out", "--dask", address, "--report", report) as batching,
     ):
         until(lambda: processes(os.getpgrp()).get(workers[0].pid) == "T", "the first worker to be in mid-work")
         until(lambda: lines(report), "results of the others")
         assert leftovers(tmp_path / "out")
         workers[0].kill()
-        stdout, stderr = batching.communicate(timeout=60)
+        stdout, stderr = batching.communicate(timeout=180)
         assert batching.returncode == 0, stderr
     assert "24 checkpoints: " in stdout
-    assert not leftovers(tmp_path / "out")
-    local = here([folder], tmp_path / "local")
-    assert local.is_good
-    assert len(outputs(tmp_path / "out")) == 24
-    for output in outputs(tmp_path / "local"):
-        assert contents(tmp_path / "out" / output.relative_to(tmp_path / "local")) == contents(output)
+    is_all_as_here(folder, tmp_path / "out", tmp_path / "local")
+
+
+def test_over_dask_several_threads_of_one_worker_convert_all_as_here(tmp_path: Path) -> None:
+    put_many(tmp_path / "in", 24)
+    (tmp_path / "dask").mkdir()
+    with dask_cluster(tmp_path / "dask", 1, threads=4) as (address, _workers):
+        result = run(tmp_path / "in", "--output", tmp_path / "out", "--dask", address)
+    assert result.returncode == 0, result.stderr
+    assert "24 checkpoints: 24 converted" in result.stdout
+    is_all_as_here(tmp_path / "in", tmp_path / "out", tmp_path / "local")
 
 
 def test_a_dask_address_without_a_scheduler_is_an_error_of_two_lines(tmp_path: Path) -> None:
