@@ -5,6 +5,7 @@ Each is given to a whole process, which ends with the documented code and two li
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import checkpoint
+from tests.support.hostile.manifests import MANIFESTS
 from tests.support.hostile.recordings import RECORDINGS
 from tests.support.sandbox import Run
 from tests.support.strangers import Snapshot
@@ -26,6 +28,7 @@ SOURCE = checkpoint("relative_ctc")
 SECONDS = 20
 MEGABYTES = 600
 CHARACTERS = 8000
+USAGE = 2
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,29 @@ def test_a_hostile_recording_is_refused_or_used_and_nothing_is_changed(
         assert problems
         assert problems[0].startswith("w2vc: ")
         assert advice.startswith("      ")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Manifests
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_hostile_row_costs_only_itself_and_a_hostile_manifest_is_refused(name: str, place: Place) -> None:
+    case = MANIFESTS[name]
+    case.make(place.folder / case.name)
+    shutil.copyfile(checkpoint("relative_pretraining"), place.folder / "good.pt")
+    before = Snapshot.of(place.folder)
+    done, _ = place.run("batch", case.name, "--output", "out", "--jobs", "1", "--report", place.script.with_name("r"))
+    assert not complaints(done)
+    assert done.exit_code == case.exit_code, done.stderr
+    assert Snapshot.of(place.folder).without("out") == before
+    outputs = sorted(path.name for path in place.folder.glob("out/*"))
+    assert outputs == ([] if case.exit_code == USAGE else ["good"])
+    told = done.stdout + done.stderr
+    assert re.search(case.words, re.sub(r"\n +", " ", told)), told
+    if case.exit_code == USAGE:
+        assert len(done.stderr.splitlines()) == 2, done.stderr
+        return
+    *results, summary = [json.loads(line) for line in place.script.with_name("r").read_text().splitlines()]
+    assert (summary["summary"]["converted"], summary["summary"]["failed"]) == (1, case.failed)
+    assert not [result for result in results if result["kind"] == "bug"]
