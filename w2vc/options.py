@@ -12,7 +12,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
-from w2vc.errors import UsageError
+from w2vc.errors import UsageError, shown
 from w2vc.paths import AnyPath, absolute, given_path
 
 HeadOption = Literal["auto", "ctc", "pretraining", "projection", "none"]
@@ -195,13 +195,13 @@ def _problems(option: Field[Any], value: object) -> list[str]:
     """What is wrong with an option's value."""
     how = asked(option)
     if how.choices:
-        shown = value if isinstance(value, str) else repr(value)
-        return [] if value in how.choices else [f"{_name(how)} is {shown:.100}, not one of {', '.join(how.choices)}."]
+        text = f"{value:.100}" if isinstance(value, str) else shown(value, 100)
+        return [] if value in how.choices else [f"{_name(how)} is {text}, not one of {', '.join(how.choices)}."]
     kind: type = bool if isinstance(option.default, bool) else Path if how.is_path else str
     if isinstance(value, kind) or (value is None and option.default is None):
         return [] if value != "" else [f"{_name(how)} is empty."]
     expected = {bool: "true or false", Path: "a path", str: "a text"}[kind]
-    return [f"{_name(how)} is {value!r:.100}, not {expected}."]
+    return [f"{_name(how)} is {shown(value, 100)}, not {expected}."]
 
 
 def _name(how: Asked) -> str:

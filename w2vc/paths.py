@@ -10,12 +10,15 @@ from w2vc.errors import UsageError
 AnyPath = str | os.PathLike[str]
 """What a path may be given as."""
 
+# Linux's PATH_MAX, without the NUL at the end.
+_LONGEST_PATH = 4095
+
 
 def given_path(value: AnyPath, name: str) -> Path:
     """Return the path that was given for an option or argument.
 
     Raises:
-        UsageError: it is empty, which ``Path`` would take for the current folder, or holds a NUL.
+        UsageError: it is empty, which ``Path`` would take for the current folder, or no system has such a path.
     """
     text = os.fspath(value)
     if not text:
@@ -23,11 +26,16 @@ def given_path(value: AnyPath, name: str) -> Path:
     if "\0" in text:
         raise UsageError(f"{name} holds a NUL character: {text!r:.200}.", advice="Give a path without it.")
     try:
-        os.fsencode(text)
+        length = len(os.fsencode(text))
     except UnicodeEncodeError:
         raise UsageError(
             f"{name} can't be the name of a file: {text!r:.200}.", advice="Give a path that is Unicode."
         ) from None
+    if length > _LONGEST_PATH:
+        raise UsageError(
+            f"{name} has {length:,} bytes, and a path {_LONGEST_PATH:,} at most: {text[:40]!r}...",
+            advice="Give a shorter path.",
+        )
     return Path(text)
 
 

@@ -11,21 +11,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 import w2vc
 from tests.conftest import FIXTURES, checkpoint
+from tests.support.containers import save
 from w2vc.batching import pool
 from w2vc.batching.batch import BatchProgress, BatchSummary, batch
 from w2vc.batching.capacity import default_workers
 from w2vc.batching.jobs import Job, find_jobs
 from w2vc.conversion import convert_with
-from w2vc.errors import OutputError, UsageError
+from w2vc.errors import OutputError, UsageError, W2vcError
 from w2vc.options import Options
 from w2vc.planning.provenance import find_record
 
@@ -518,7 +521,111 @@ def test_a_dictionary_that_contradicts_the_checkpoints_own_is_no_reason_to_skip(
     assert contents(tmp_path / "out" / "a") == before
 
 
-@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "header"])
+@dataclass(frozen=True)
+class NoMore:
+    """What a conversion needed the first time and isn't given any more.
+
+    Attributes:
+        make: writes the checkpoint.
+        given: the options of the first time.
+        no_more: those of them that aren't given the second time.
+        words: of the sentence that refuses the checkpoint without them.
+    """
+
+    make: Callable[[Path], object]
+    given: Mapping[str, object]
+    no_more: tuple[str, ...]
+    words: str
+
+
+def without_dictionary(path: Path) -> None:
+    shutil.copyfile(FIXTURES / "eras" / "namespace_ctc.pt", path)
+
+
+def two_encoders(path: Path) -> None:
+    one, other = (save("wav2vec2_base_ctc", "s3prl", path) for _ in range(2))
+    held = torch.load(one, weights_only=True)
+    tensors = held["model_weight"]
+    names = {f"{place}.{name}": tensor for place in "ab" for name, tensor in tensors.items()}
+    torch.save({**held, "model_weight": names}, other)
+
+
+ERA_DICTIONARY = FIXTURES / "eras" / "dict.ltr.txt"
+THEIR_DICTIONARY = FIXTURES / "wav2vec2_base_ctc" / "dict.ltr.txt"
+THEIRS = checkpoint("wav2vec2_base_ctc")
+NO_MORE = {
+    "a dictionary": NoMore(
+        without_dictionary, {"dictionary": ERA_DICTIONARY}, ("dictionary",), "there is no dictionary"
+    ),
+    "a folder with a dictionary": NoMore(
+        without_dictionary, {"dictionary": ERA_DICTIONARY.parent}, ("dictionary",), "there is no dictionary"
+    ),
+    "a dictionary for a head that is still asked for": NoMore(
+        lambda path: save("wav2vec2_base_ctc", "lightning", path, whole=True),
+        {"dictionary": THEIR_DICTIONARY, "head": "ctc", "pretrained": THEIRS},
+        ("dictionary",),
+        "there is no dictionary",
+    ),
+    "a pretrained checkpoint": NoMore(
+        lambda path: save("hubert", "parallel", path),
+        {"pretrained": checkpoint("hubert")},
+        ("pretrained",),
+        "carries no config",
+    ),
+    "a prefix": NoMore(two_encoders, {"prefix": "a"}, ("prefix",), "has 2 encoders"),
+}
+
+
+@pytest.mark.parametrize("what", NO_MORE)
+def test_an_output_whose_checkpoint_would_be_refused_by_now_stays_and_is_not_skipped(what: str, tmp_path: Path) -> None:
+    case = NO_MORE[what]
+    case.make(tmp_path / "a.pt")
+    now = {name: value for name, value in case.given.items() if name not in case.no_more}
+    assert statuses(here([tmp_path / "a.pt"], tmp_path / "out", **case.given)) == ["converted"]
+    assert statuses(here([tmp_path / "a.pt"], tmp_path / "out", **case.given)) == ["skipped"]
+    before = contents(tmp_path / "out" / "a")
+    with pytest.raises(W2vcError) as fresh:
+        convert_with(Options(**now), tmp_path / "a.pt", tmp_path / "fresh", force=False)  # type: ignore[arg-type]  # the test's options are right
+    for _ in range(2):
+        (result,) = here([tmp_path / "a.pt"], tmp_path / "out", **now).results
+        assert (result.kind, result.why) == (type(fresh.value).__name__, fresh.value.problems)
+        assert case.words in result.why[0]
+        assert contents(tmp_path / "out" / "a") == before
+    assert not leftovers(tmp_path)
+
+
+def test_a_dictionary_that_was_next_to_the_checkpoint_is_missed_unless_it_is_given(tmp_path: Path) -> None:
+    empty(tmp_path / "in" / "a.pt")
+    without_dictionary(tmp_path / "in" / "a.pt")
+    neighbour = Path(shutil.copyfile(ERA_DICTIONARY, tmp_path / "in" / "dict.ltr.txt"))
+    assert statuses(here([tmp_path / "in"], tmp_path / "out")) == ["converted"]
+    before = contents(tmp_path / "out" / "a")
+    neighbour.unlink()
+    assert statuses(here([tmp_path / "in"], tmp_path / "out")) == ["refused"]
+    assert contents(tmp_path / "out" / "a") == before
+    assert statuses(here([tmp_path / "in"], tmp_path / "out", dictionary=ERA_DICTIONARY)) == ["skipped"]
+    put(tmp_path / "in" / "a.pt").with_name("dict.ltr.txt").unlink()  # which has its dictionary in it
+    for expected in ("converted", "skipped"):
+        assert statuses(here([tmp_path / "in"], tmp_path / "out")) == [expected]
+
+
+@pytest.mark.parametrize("has_neighbour", [False, True])
+def test_a_dictionary_decides_on_the_head_of_others_models_each_time_anew(has_neighbour: bool, tmp_path: Path) -> None:
+    place = save("wav2vec2_base_ctc", "lightning", tmp_path / "a.pt", whole=True)
+    if has_neighbour:
+        shutil.copyfile(THEIR_DICTIONARY, tmp_path / "dict.ltr.txt")
+    own: dict[str, Path] = {"pretrained": THEIRS}
+    with_dictionary = {**own, "dictionary": THEIR_DICTIONARY}
+    for given, head in ((own, "none"), (with_dictionary, "ctc"), (own, "none")):
+        for expected in ("converted", "skipped"):
+            assert statuses(here([place], tmp_path / "out", **given)) == [expected]
+        fresh = tmp_path / f"fresh-{len(list(tmp_path.iterdir()))}"
+        w2vc.convert(place, fresh, **given)  # type: ignore[arg-type]  # the options of this test are right
+        assert contents(tmp_path / "out" / "a") == contents(fresh)
+        assert statuses(here([place], tmp_path / "out", head=head, **given)) == ["skipped"]
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "header", "record"])
 def test_an_incomplete_output_of_ours_is_made_anew(tmp_path: Path, damage: str) -> None:
     put(tmp_path / "a.pt", "relative_pretraining")
     here([tmp_path / "a.pt"], tmp_path / "out")
@@ -529,6 +636,9 @@ def test_an_incomplete_output_of_ours_is_made_anew(tmp_path: Path, damage: str) 
     elif damage == "header":  # as an older version has written it
         weights = output / "model.safetensors"
         weights.write_bytes(weights.read_bytes().replace(f"w2vc {w2vc.__version__}".encode(), b"w2vc 0.0.0"))
+    elif damage == "record":  # as one that said less has written it
+        weights = output / "model.safetensors"
+        weights.write_bytes(weights.read_bytes().replace(b"carries_dictionary", b"knew_less_at_first"))
     else:
         (output / damage).unlink()
     assert statuses(here([tmp_path / "a.pt"], tmp_path / "out")) == ["converted"]
@@ -792,10 +902,12 @@ def test_it_works_as_nobody_without_environment_from_a_read_only_folder_with_rea
 
 
 @contextmanager
-def dask_cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+def dask_cluster(
+    folder: Path, workers: int, threads: int = 1, *, one_stops: bool = False
+) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """A scheduler and workers, each a process of its own, as on a cluster: its address and the workers.
 
-    The first worker stops in the midst of its first conversion.
+    Where ``one_stops``, the first worker stops in the midst of its first conversion.
     """
     environment = {
         **os.environ,
@@ -816,9 +928,9 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subproc
     try:
         until(lambda: place.exists() and place.read_text().endswith("}"), "the scheduler")
         address = json.loads(place.read_text())["address"]
-        first = holding(folder, 1)
+        first = holding(folder, 1) if one_stops else {}
         for number in range(workers):
-            options = ("--nthreads", 1, "--no-nanny", "--local-directory", folder)
+            options = ("--nthreads", threads, "--no-nanny", "--local-directory", folder)
             all_of_them.append(start("dask_worker", address, *options, **({} if number else first)))
         until(lambda: (folder / "log").read_bytes().count(b"Registered to:") >= workers, "the workers")
         yield address, all_of_them[1:]
@@ -828,27 +940,40 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subproc
             process.wait()
 
 
+def is_all_as_here(folder: Path, output: Path, local: Path) -> None:
+    assert not leftovers(output)
+    assert here([folder], local).is_good
+    assert len(outputs(output)) == len(outputs(local)) == 24
+    for place in outputs(local):
+        assert contents(output / place.relative_to(local)) == contents(place)
+
+
 def test_over_dask_a_lost_workers_checkpoints_are_done_elsewhere_and_all_is_as_here(tmp_path: Path) -> None:
     folder, report = tmp_path / "in", tmp_path / "report.jsonl"
     put_many(folder, 24)
     (tmp_path / "dask").mkdir()
     with (
-        dask_cluster(tmp_path / "dask", 3) as (address, workers),
+        dask_cluster(tmp_path / "dask", 3, one_stops=True) as (address, workers),
         started(folder, "--output", tmp_path / "out", "--dask", address, "--report", report) as batching,
     ):
         until(lambda: processes(os.getpgrp()).get(workers[0].pid) == "T", "the first worker to be in mid-work")
         until(lambda: lines(report), "results of the others")
         assert leftovers(tmp_path / "out")
         workers[0].kill()
-        stdout, stderr = batching.communicate(timeout=60)
+        stdout, stderr = batching.communicate(timeout=180)
         assert batching.returncode == 0, stderr
     assert "24 checkpoints: " in stdout
-    assert not leftovers(tmp_path / "out")
-    local = here([folder], tmp_path / "local")
-    assert local.is_good
-    assert len(outputs(tmp_path / "out")) == 24
-    for output in outputs(tmp_path / "local"):
-        assert contents(tmp_path / "out" / output.relative_to(tmp_path / "local")) == contents(output)
+    is_all_as_here(folder, tmp_path / "out", tmp_path / "local")
+
+
+def test_over_dask_several_threads_of_one_worker_convert_all_as_here(tmp_path: Path) -> None:
+    put_many(tmp_path / "in", 24)
+    (tmp_path / "dask").mkdir()
+    with dask_cluster(tmp_path / "dask", 1, threads=4) as (address, _workers):
+        result = run(tmp_path / "in", "--output", tmp_path / "out", "--dask", address)
+    assert result.returncode == 0, result.stderr
+    assert "24 checkpoints: 24 converted" in result.stdout
+    is_all_as_here(tmp_path / "in", tmp_path / "out", tmp_path / "local")
 
 
 def test_a_dask_address_without_a_scheduler_is_an_error_of_two_lines(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from w2vc.batching.manifests import Row, is_manifest, read_manifest
-from w2vc.errors import OutputWriteError, UsageError
+from w2vc.errors import OutputWriteError, UsageError, shown
 from w2vc.options import Options, read_options
 from w2vc.paths import AnyPath, absolute, given_path
 
@@ -153,7 +153,7 @@ def _row_job(row: Row, manifest: Path, root: Path, options: Options) -> Job:
     for name, value in texts.items():
         try:
             if not isinstance(value, str):
-                problems.append(f"The {name} is {value!r:.100}, not a text.")
+                problems.append(f"The {name} is {shown(value, 100)}, not a text.")
             elif value:
                 given_path(value, name)
         except UsageError as error:

@@ -68,10 +68,12 @@ def prepare(path: Path, options: Options, *, passed: Callable[[BinaryIO, Archive
         checkpoint.archive.fingerprint,
         options,
         head=plan.head,
-        is_own_head=plan.head == head_for(checkpoint, description, replace(options, head="auto")),
+        auto_head=_auto_head(checkpoint, description, is_dictionary_given=False),
+        auto_head_with_dict=_auto_head(checkpoint, description, is_dictionary_given=True),
         overrides=given,
         labels=spoken.labels,
         dictionary=dictionary,
+        carries_dictionary=checkpoint.dictionary is not None,
         files=(*plan.files, *plan.adapters),
     )
     return Prepared(checkpoint, description, dictionary, plan, provenance)
@@ -88,15 +90,21 @@ def read_and_describe(
 
 
 def head_for(checkpoint: Checkpoint, description: Description, options: Options) -> Head:
-    """Return the head to convert with.
+    """Return the head to convert with."""
+    if options.head != "auto":
+        return chosen_head(description, options.head)
+    return _auto_head(checkpoint, description, is_dictionary_given=options.dictionary is not None)
 
-    Of what others made of a model, ``auto`` is the encoder alone, unless there is a dictionary for its CTC head.
+
+def _auto_head(checkpoint: Checkpoint, description: Description, *, is_dictionary_given: bool) -> Head:
+    """Return the head that ``auto`` means.
+
+    Of what others made of a model, it is the encoder alone, unless there is a dictionary for its CTC head.
     """
-    wanted = options.head
-    if wanted == "auto" and not checkpoint.is_fairseqs:
-        has_dictionary = options.dictionary is not None or checkpoint.dictionary is not None
-        wanted = "ctc" if description.vocabulary is not None and has_dictionary else "none"
-    return chosen_head(description, wanted)
+    if checkpoint.is_fairseqs:
+        return chosen_head(description, "auto")
+    has_dictionary = is_dictionary_given or checkpoint.dictionary is not None
+    return chosen_head(description, "ctc" if description.vocabulary is not None and has_dictionary else "none")
 
 
 def find_dictionary(spoken: Spoken, place: Path | None) -> Dictionary | None:

@@ -40,7 +40,9 @@ class Record:
         labels: the suffix of the dictionary's file that the checkpoint names; empty where it names none.
         dictionary: SHA-256 of the symbols; empty where the output has no vocabulary.
         files: the names of all files of the output but the model's weights, with blanks between them.
-        is_own_head: ``true`` where the head is the one that ``auto`` gives, else ``false``.
+        auto_head: the head that ``auto`` gives without ``--dict``.
+        auto_head_with_dict: the one that it gives with ``--dict``.
+        carries_dictionary: ``true`` where the checkpoint has a dictionary in it, else ``false``.
         pretrained: fingerprint of the pretrained checkpoint; empty where none was given.
         prefix: the option; empty where it wasn't given.
         language: the option; empty where it wasn't given.
@@ -55,7 +57,9 @@ class Record:
     labels: str
     dictionary: str
     files: str
-    is_own_head: str = ""
+    auto_head: str = ""
+    auto_head_with_dict: str = ""
+    carries_dictionary: str = ""
     pretrained: str = ""
     prefix: str = ""
     language: str = ""
@@ -71,10 +75,12 @@ def make_record(
     options: Options,
     *,
     head: str,
-    is_own_head: bool,
+    auto_head: str,
+    auto_head_with_dict: str,
     overrides: Mapping[str, object] | None,
     labels: str | None,
     dictionary: Dictionary | None,
+    carries_dictionary: bool,
     files: Iterable[str],
 ) -> Record:
     """Return the record of a conversion.
@@ -83,10 +89,12 @@ def make_record(
         fingerprint: ``Archive.fingerprint``.
         options: of the conversion.
         head: the plan's.
-        is_own_head: whether it is the one that ``auto`` gives.
+        auto_head: the head that ``auto`` gives without ``--dict``.
+        auto_head_with_dict: the one that it gives with ``--dict``.
         overrides: of the configuration, if any.
         labels: the architecture's.
         dictionary: the one that was used; None without a vocabulary.
+        carries_dictionary: whether the checkpoint has one in it.
         files: the names of the plan's files.
 
     Raises:
@@ -95,7 +103,9 @@ def make_record(
     return Record(
         source_fingerprint=fingerprint,
         head=head,
-        is_own_head=_spelled(is_own_head),
+        auto_head=auto_head,
+        auto_head_with_dict=auto_head_with_dict,
+        carries_dictionary=_spelled(carries_dictionary),
         config=_overrides(overrides),
         labels=labels or "",
         dictionary="" if dictionary is None else _symbols(dictionary),
@@ -151,7 +161,8 @@ class Found:
 
     Attributes:
         record: how it came to be.
-        complete: all its files are there, and the weights have the size that their header says.
+        complete: all its files are there, the weights have the size that their header says, and the record says all
+            that this version's do.
     """
 
     record: Record
@@ -172,9 +183,11 @@ def find_record(output: Path) -> Found | None:
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not str(metadata.get("converted_by")).startswith("w2vc "):
         return None
-    record = Record(**{field.name: str(metadata.get(field.name, "")) for field in fields(Record)})
+    names = [field.name for field in fields(Record)]
+    record = Record(**{name: str(metadata.get(name, "")) for name in names})
     there = all((output / name).is_file() for name in record.files.split())
-    return Found(record, there and size == 8 + length + _end(header.values()))
+    says_all = metadata.keys() >= set(names)
+    return Found(record, there and says_all and size == 8 + length + _end(header.values()))
 
 
 def _read(descriptor: int, count: int, offset: int) -> bytes:
@@ -222,26 +235,28 @@ def is_made_from(record: Record, fingerprint: str, checkpoint: Path, options: Op
     except (UsageError, UnreadableError):  # the conversion will say what is wrong with it
         return False
     has_card = "README.md" in record.files.split()
-    is_head = record.is_own_head == _spelled(True) if options.head == "auto" else record.head == options.head
+    auto_head = record.auto_head if options.dictionary is None else record.auto_head_with_dict
     return (
         all(getattr(record, name) == value for name, value in expected.items())
         and has_card == options.card
-        and is_head
+        and record.head == (auto_head if options.head == "auto" else options.head)
         and _is_same_dictionary(record, checkpoint, options.dictionary)
     )
 
 
 def _is_same_dictionary(record: Record, checkpoint: Path, given: Path | None) -> bool:
-    """Whether no dictionary that a conversion would read is another than the recorded one.
+    """Whether a conversion would find the recorded dictionary, and no other one (``find_dictionary``).
 
-    The checkpoint's own is a part of its fingerprint, and all that there are have to agree (``find_dictionary``).
+    The checkpoint's own is a part of its fingerprint, so that it is the same as it was then.
     """
     if record.head != "ctc":
         return True
     labels = record.labels or None
     try:
         places = (None if given is None else dictionary_file(given, labels), dictionary_next_to(checkpoint, labels))
-        found = [_symbols(read_dictionary(place)) for place in places if place is not None]
+        found = {_symbols(read_dictionary(place)) for place in places if place is not None}
     except (UsageError, RefusedError):  # the conversion will say what is wrong with it
         return False
-    return all(symbols == record.dictionary for symbols in found)
+    if record.carries_dictionary == _spelled(True):
+        found.add(record.dictionary)
+    return found == {record.dictionary}
