@@ -136,3 +136,11 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("large") / "checkpoint.pt"
     write_wide_checkpoint(path)
     return path
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave what is whole out of the quick loop."""
+    for item in items:
+        if item.get_closest_marker("whole") is not None:
+            item.add_marker("slow")

@@ -448,7 +448,8 @@ def _run_tests(tests: Sequence[str], slow: bool, tree: Path, output: Path) -> No
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     code = 99  # what no test run gives
     try:
-        for which in ("not slow", "slow") if slow else ("not slow",):
+        quick = "not slow or whole"
+        for which in (quick, "slow and not whole") if slow else (quick,):
             code = pytest.main([*options, "-m", which, *tests])
             if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
                 break

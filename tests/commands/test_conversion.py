@@ -11,6 +11,8 @@ import pytest
 import w2vc
 from tests.conftest import CONVERTIBLE, FIXTURES, checkpoint, options
 
+pytestmark = pytest.mark.whole
+
 
 def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}

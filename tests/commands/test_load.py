@@ -13,6 +13,8 @@ import w2vc
 from tests.conftest import checkpoint, recorded
 from w2vc.errors import UnsupportedModelError
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.mark.parametrize("name", ["relative_ctc", "wav2vec2_base_ctc", "hubert"])
 def test_a_loaded_model_computes_what_fairseq_computed_and_no_directory_is_left(

@@ -14,6 +14,8 @@ import transformers
 import w2vc
 from tests.conftest import CONVERTIBLE, FIXTURES, checkpoint, options
 
+pytestmark = pytest.mark.whole
+
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "w2vc", *map(str, arguments)]

@@ -18,6 +18,8 @@ from w2vc.planning.model_card import slow_tokenizer
 from w2vc.planning.processor import vocabulary
 from w2vc.reading.dictionary import SPECIAL_SYMBOLS, Dictionary
 
+pytestmark = pytest.mark.whole
+
 
 def front_matter(card: str) -> dict[str, object]:
     found: dict[str, object] = yaml.safe_load(card.split("---\n")[1])

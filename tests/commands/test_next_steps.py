@@ -18,6 +18,8 @@ import transformers
 from tests.conftest import FINE_TUNED, PRETRAINED, clip
 from tests.support.readme import ROOT
 
+pytestmark = pytest.mark.whole
+
 
 def recogniser(output: Path, **options: Any) -> Any:
     recognise: Any = transformers.pipeline("automatic-speech-recognition", model=str(output), device="cpu", **options)

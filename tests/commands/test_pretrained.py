@@ -21,6 +21,8 @@ from w2vc.options import Options
 from w2vc.planning.provenance import find_record, is_made_from
 from w2vc.verifying.comparison import verify
 
+pytestmark = pytest.mark.whole
+
 NAME = "hubert_own_recipe_ctc"
 PRETRAINED = FIXTURES / NAME / "pretrained.pt"
 

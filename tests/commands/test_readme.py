@@ -15,6 +15,8 @@ import pytest
 from tests.conftest import recorded_facts
 from tests.support.readme import ROOT, blocks, commands
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -8,6 +8,8 @@ import pytest
 
 from tests.commands.screens import NAMES, WIDTHS, place, prepare, screen
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -39,6 +39,8 @@ from w2vc.verifying.probe_audio import built_in, read_recording
 from w2vc.verifying.transformers_settings import quiet_transformers
 from w2vc.verifying.verification import Finding, Verification
 
+pytestmark = pytest.mark.whole
+
 Converted = Callable[[str], Path]
 Tensors = dict[str, torch.Tensor]
 

@@ -26,6 +26,8 @@ from w2vc.writing import record_check
 from w2vc.writing.crc32 import Crc32
 from w2vc.writing.kernel_copy import written_back_meanwhile
 
+pytestmark = pytest.mark.whole
+
 # Where folding begins, how long its pieces are, and how much of it lies in memory at a time: all plus and minus little.
 EDGES = (0, 8, 844_888, 2 * 1_042_880, 3 * 844_888, 1_042_880 + 4 * 844_888, 9 * 844_888, 2**24)
 LENGTHS = sorted({max(0, edge + more) for edge in EDGES for more in (-8, -1, 0, 1, 4, 8)})

@@ -21,6 +21,8 @@ from tests.support import forgery
 from w2vc.errors import DictionaryError, InconsistentError, UsageError
 from w2vc.families.wav2vec2.reference import reference_forward
 
+pytestmark = pytest.mark.whole
+
 BOUND = 2e-6
 NAMES = ("mms_three_languages_ctc", "mms_some_layers_ctc", "mms_released_ctc")
 LANGUAGES = [(name, language) for name in NAMES for language in recorded_facts(name)["languages"]]

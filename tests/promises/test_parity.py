@@ -17,6 +17,8 @@ import w2vc
 from tests.conftest import CONVERTIBLE, FIXTURES, clip, options, recorded, recorded_facts
 from w2vc.writing.safetensors_file import read_header
 
+pytestmark = pytest.mark.whole
+
 BOUND = 2e-6
 
 CTC = [name for name in CONVERTIBLE if (FIXTURES / name / "dict.ltr.txt").exists()]

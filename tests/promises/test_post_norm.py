@@ -20,6 +20,8 @@ from w2vc.errors import InconsistentError
 from w2vc.families.conformer.post_norm import EPSILON, SMALL
 from w2vc.planning.plan import Make
 
+pytestmark = pytest.mark.whole
+
 POST_NORM = [name for name in EVERY if name.startswith("post_norm_")]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -18,6 +18,8 @@ from tests.promises.test_parity import BOUND, keep_fairseqs_frames, relative_err
 from w2vc.errors import InconsistentError, UsageError
 from w2vc.writing.safetensors_file import read_header
 
+pytestmark = pytest.mark.whole
+
 
 class HubertModelWithFinalProj(transformers.HubertModel):  # type: ignore[no-untyped-call]  # transformers' own hook
     """Written as those tools write it."""
