@@ -1,4 +1,4 @@
-"""Everything that has to hold: linters, types, tests, every lower bound, installers, a newcomer's path.
+"""Everything that has to hold: linters, types, tests, coverage of branches, every lower bound, installers, a newcomer's path.
 
     python -m tests
 
@@ -66,7 +66,10 @@ def main() -> None:
     run(sys.executable, "-m", "ruff", "check", ".")
     run(sys.executable, "-m", "ruff", "format", "--check", ".")
     run(sys.executable, "-m", "mypy")
-    run(sys.executable, "-m", "pytest")
+    # What they leave uncovered, nobody's quick loop would notice.
+    run(sys.executable, "-m", "coverage", "run", "-m", "pytest", "-m", "not slow")
+    run(sys.executable, "-m", "coverage", "report")
+    run(sys.executable, "-m", "pytest", "-m", "slow")
     with tempfile.TemporaryDirectory() as folder:
         python = lowest(Path(folder) / "lowest")
         run(python, "-m", "tests.support.matrix", sys.executable, python)

@@ -510,12 +510,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=20, help="how many mutations")
     parser.add_argument("--seed", type=int, default=1, help="which ones")
+    parser.add_argument("--after", type=int, default=0, help="leave out so many, which were tried before")
     parser.add_argument("--only", default="w2vc/", help="a path that the modules' begin with")
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=1, help="how many at a time")
     parser.add_argument("--slow", action="store_true", help="let slow tests try what the others don't notice")
     parser.add_argument("--list", action="store_true", help="show the mutations and try none")
     asked = parser.parse_args()
-    mutations = pick(asked.count, asked.seed, asked.only)
+    mutations = pick(asked.count, asked.seed, asked.only)[asked.after :]
     if asked.list:
         say("\n\n".join(map(str, mutations)))
         return
