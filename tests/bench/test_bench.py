@@ -15,6 +15,8 @@ from tests.bench.measure import measured
 from tests.conftest import FIXTURES, checkpoint
 from w2vc.reading.checkpoint import Checkpoint, read_checkpoint
 
+pytestmark = pytest.mark.whole
+
 TINY = Sizes("relative_pretraining", layers=2, embed=32, ffn=48, heads=2, conv=12, final=18, kernel=9, conv_pos=6)
 
 
