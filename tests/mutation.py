@@ -70,7 +70,7 @@ TESTS: Mapping[str, str] = {
     "w2vc/planning/languages": "promises/test_languages promises/test_literals",
     "w2vc/planning/provenance": "promises/test_nothing_is_lost commands/test_batch",
     "w2vc/reading/": (
-        "parts/test_policy parts/test_plain_values parts/test_readers parts/test_slices parts/test_domains "
+        "parts/test_machine parts/test_policy parts/test_plain_values parts/test_readers parts/test_domains "
         "parts/test_archive parts/test_confirmation parts/test_refusals parts/test_budget parts/test_pickle_program "
         "promises/test_dictionaries parts/test_second_lines promises/test_eras promises/test_containers "
         "promises/test_two_readers promises/test_hostile_files"
