@@ -528,6 +528,12 @@ def test_a_global_is_not_used_in_any_way_until_it_is() -> None:
 
 OWN = a_call("fork", "Class")
 ODD: dict[str, tuple[bytes, type[Exception], str]] = {
+    "an OrderedDict in its own attribute": (
+        ORDERED + b"q\x00" + a_dict(text("_metadata"), b"h\x00") + b"b",
+        UnsafeError,
+        "into itself",
+    ),
+    "a name in no encoding": (b"c\xff\nname\n", UnsafeError, "is no name of a class"),
     "a list of one's own in itself": (OWN + b"q\x00h\x00a", UnsafeError, "into itself"),
     "a list of one's own as a key": (a_tuple(OWN + b"Na", a_dict(OWN, b"N")), DamagedError, "gives it items"),
     "a dict of one's own as a key": (a_tuple(OWN + b"NNs", a_dict(OWN, b"N")), DamagedError, "gives it items"),
@@ -574,6 +580,20 @@ def test_each_reference_counts_when_it_is_unfolded(body: bytes, objects: int, mo
     limit(monkeypatch, "unfolded objects", objects + 1)
     with pytest.raises(UnsafeError, match=f"more than {objects + 1} objects if each reference were followed"):
         program(body)
+
+
+@pytest.mark.parametrize(("more", "passes"), [(3, True), (4, False)])
+def test_the_depth_below_what_is_used_twice_counts_again(
+    more: int, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Five deep by itself, and so many more where it is used again; the whole lies in a list in a list.
+    limit(monkeypatch, "depth", 10)
+    body = a_list(b"]" * 5 + b"a" * 4 + b"q\x00", b"]" * more + b"h\x00" + b"a" * more)
+    if passes:
+        assert program(body).root.kind == "list"
+    else:
+        with pytest.raises(UnsafeError, match="nests objects more than 10 deep"):
+            program(body)
 
 
 # ---------------------------------------------------------------------------------------------------------------

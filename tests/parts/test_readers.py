@@ -7,6 +7,7 @@ import hashlib
 import io
 import struct
 import types
+import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -296,11 +297,35 @@ def with_storage(**changes: Any) -> bytes:
     return zipped([replace(part, **changes) if part.name == "a/data/0" else part for part in parts(version=b"3")])
 
 
-def with_descriptor(form: str, *stated: int, last: bool = False) -> bytes:
+def patched(place: int, new: bytes) -> bytes:
+    data = bytearray(zipped(parts()))
+    data[len(data) + place : len(data) + place + len(new)] = new
+    return bytes(data)
+
+
+def in_entry(place: int, new: bytes) -> bytes:
+    """With other bytes in the directory's first entry."""
+    data = zipped(parts())
+    return patched(data.index(b"PK\x01\x02") + place - len(data), new)
+
+
+def commented() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for part in parts():
+            info = zipfile.ZipInfo(part.name)
+            info.comment = b"said"
+            archive.writestr(info, part.data)
+    return file.getvalue()
+
+
+ZEROS = {"crc32": 0, "size": 0, "compressed_size": 0}
+
+
+def with_descriptor(form: str, *stated: int, last: bool = False, header: Mapping[str, int] = ZEROS) -> bytes:
     """The storage's record with a descriptor, which the directory doesn't count as the record's bytes."""
-    zeros = {"crc32": 0, "size": 0, "compressed_size": 0}
     part = Part(
-        "a/data/0", described(NUMBERS, form, *stated), 8, crc32=CRC32, size=12, compressed_size=12, header=zeros
+        "a/data/0", described(NUMBERS, form, *stated), 8, crc32=CRC32, size=12, compressed_size=12, header=header
     )
     held = [Part("a/data.pkl", PICKLE), part]
     return zipped(held if last else [*held, Part("a/version", b"3")])
@@ -342,6 +367,18 @@ ZIPS: dict[str, tuple[bytes, str]] = {
     "a comment": (zipped(parts())[:-2] + b"\1\0", "is cut off, or something was appended"),
     "of several disks": (zipped(parts(), disk=1), "a part of a split zip"),
     "counted otherwise": (zipped(parts(), here=1), "a part of a split zip"),
+    "a descriptor announced behind the header's numbers": (with_descriptor("<4s3L", CRC32, 12, 12, header={}), ""),
+    "a descriptor announced behind some of them": (
+        with_descriptor("<4s3L", CRC32, 12, 12, header={"crc32": 0}),
+        "sizes of record 'a/data/0' that contradict the directory",
+    ),
+    "its directory on another disk": (patched(-22 + 6, b"\1"), "a part of a split zip"),
+    "an entry of the directory on another disk": (in_entry(34, b"\1\0"), "a broken directory entry at its byte 0"),
+    "an entry on the disk of zip64": (in_entry(34, b"\xff\xff"), ""),
+    "an entry of another kind": (in_entry(2, b"\0"), "a broken directory entry at its byte 0"),
+    "an entry that reaches beyond": (in_entry(33, b"\xff"), "a broken directory entry at its byte 0"),
+    "entries with comments": (commented(), ""),
+    "one count full": (zipped(parts(), entries=0xFFFF), "too large for a zip directory without zip64"),
     "all entries full": (zipped(parts(), entries=0xFFFF, here=0xFFFF), "too large for a zip directory without zip64"),
     "the directory's size full": (zipped(parts(), size=2**32 - 1), "too large for a zip directory without zip64"),
 }
@@ -578,7 +615,9 @@ def test_torch_gives_the_tensors_that_lie_under_some_keys(
     path = tmp_path / "a.pt"
     torch.save(HELD, path, _use_new_zipfile_serialization=in_zip)
     with open_checkpoint(path) as file:
-        found = load_with_bytes(file, examine(file, path), keys)
+        archive = examine(file, path)
+        found = load_with_bytes(file, archive, keys)
+        assert keys != ("model",) or load_with_bytes(file, archive).keys() == found.keys()
     assert list(found) == [*names, "adapter.eng.w"]
     assert found["adapter.eng.w"].tolist() == [2.0, 2.0]
     if names:
@@ -596,6 +635,55 @@ def test_to_confirm_a_file_torch_is_given_its_pickles_without_the_numbers(in_zip
         assert given.tell() == 0
         assert (given is file) is in_zip
         assert in_zip or given.read() == path.read_bytes()[: -8 - 12]
+
+
+def test_the_pickles_of_a_legacy_file_without_storages_are_all_of_it(tmp_path: Path) -> None:
+    torch.save({"model": 1}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    with open_checkpoint(tmp_path / "a.pt") as file:
+        given = torch_reader._readable(file, examine(file, tmp_path / "a.pt"))
+        assert given.read() == (tmp_path / "a.pt").read_bytes()
+
+
+def test_what_lay_on_another_device_is_read_into_memory(tmp_path: Path) -> None:
+    head = a_tensor(a_storage("0", 3, place="cuda:7"), (3,), (1,))
+    body = a_dict(text("cfg"), plainly(SECTIONS), text("model"), a_dict(text("w"), head))
+    path = tmp_path / "a.pt"
+    version = Part("a/version", b"3")
+    path.write_bytes(zipped([Part("a/data.pkl", PROTOCOL_2 + body + STOP), Part("a/data/0", NUMBERS), version]))
+    assert list(read_checkpoint(path).tensors) == ["w"]
+    with open_checkpoint(path) as file:
+        assert load_with_bytes(file, examine(file, path))["w"].tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [("", ""), ("one\ntwo", "one"), ("a\x1bb\tc", "a?b?c"), ("x" * 200, "x" * 200), ("x" * 201, "x" * 200)],
+)
+def test_of_an_error_of_torchs_one_short_line_is_told(said: str, line: str) -> None:
+    assert torch_reader._first_line(RuntimeError(said)) == line
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (a_list(b"K\x01"), "isn't one of texts"),
+        (a_list(text("a"), b"N"), "isn't one of texts"),
+        (a_dict(text("a"), b"N"), "isn't one of texts"),
+        (text("a"), "isn't one of texts"),
+        (a_list(text("a")), "isn't the pickle's"),
+        (b"]", ""),
+    ],
+)
+def test_a_legacy_file_lists_its_storages(keys: bytes, words: str) -> None:
+    file = io.BytesIO()
+    torch.save({"model": 1}, file, _use_new_zipfile_serialization=False)
+    data = file.getvalue()
+    data = data[: data.rindex(PROTOCOL_2)] + PROTOCOL_2 + keys + STOP
+    if words:
+        with pytest.raises(DamagedError, match=words):
+            examined(data)
+    else:
+        assert examined(data).records == {}
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def _is_any(_value: object) -> bool:
 
 
 def _is_latin1(value: object) -> bool:
-    return type(value) is str and value == "latin1"
+    return value == "latin1"
 
 
 def _is_latin1_text(value: object) -> bool:

@@ -287,7 +287,7 @@ class Objects:
             )
         for target in self._attributes:
             for state in target.states:
-                if any(type(key) is not str or key != "_metadata" for key in state.items[::2]):
+                if any(key != "_metadata" for key in state.items[::2]):
                     self._budget.refuse(
                         "gives an OrderedDict other attributes than _metadata; they could hide its methods"
                     )

@@ -211,8 +211,8 @@ def _numpy_format(dtype: object) -> str | None:
         return None
     code = dtype.arguments[0]
     orders = [state.items[1] for state in dtype.states if type(state) is Node and len(state.items) > 1]
-    is_little = all(type(order) is str and order in ("<", "|") for order in orders)
-    return _NUMPY_FORMATS.get(code) if type(code) is str and is_little else None
+    is_little = all(order in ("<", "|") for order in orders)
+    return _NUMPY_FORMATS.get(code) if is_little else None
 
 
 _MAKERS: Mapping[str, Callable[[Node], object]] = {
