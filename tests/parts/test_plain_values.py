@@ -106,6 +106,9 @@ PLAIN: dict[str, tuple[bytes, object]] = {
     "an enum's member in Python 3.11": (a_call("builtins", "getattr", a_global("fork", "Color"), text("RED")), "RED"),
     "an object of several arguments": (a_call("fork", "Class", b"K\x01", b"K\x02"), [1, 2]),
     "an object of nothing": (OWN, "fork.Class"),
+    "a state of nothing": (OWN + b"Nb", "fork.Class"),
+    "a state that is a text": (OWN + text("a") + b"b", "fork.Class"),
+    "a state that is a list": (OWN + b"]b", "fork.Class"),
     **{
         f"{module}.{name}": (a_call(module, name, text("/"), text("a"), text("b")), "/a/b")
         for module in ("pathlib", "pathlib._local")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import hashlib
 import io
@@ -773,6 +774,46 @@ def test_a_state_dict_is_found_wherever_somebody_put_it(
         assert (found.cfg_form, found.cfg) == (form, cfg)
     assert {name.rpartition(".")[2] for name in found.tensors} == {"w", "b"}
     assert [tensor.elements for tensor in found.tensors.values()][:2] == [2, 3]
+
+
+def test_a_namespace_is_fairseqs_where_it_names_an_architecture(tmp_path: Path) -> None:
+    found = read(tmp_path, {"args": argparse.Namespace(arch="x", lr=1), "model": STATE})
+    assert (found.form, found.cfg_form, found.model_name) == ("fairseq's", "Namespace", "x")
+    assert found.cfg["task"] == {"arch": "x", "lr": 1}
+    for name in ("cfg", "args"):
+        named = read(tmp_path, {name: argparse.Namespace(model={"_name": "y"}), "model": STATE})
+        assert (named.form, named.model_name) == ("fairseq's", "y")
+    for other in (argparse.Namespace(lr=1), argparse.Namespace(), {}):
+        assert read(tmp_path, {"args": other, "model": STATE}).form == "a state dict under 'model'"
+    # What omegaconf would hold instead of a section.
+    for key in ("cfg", "args"):
+        odd = read(tmp_path, {key: argparse.Namespace(_content=[1]), "model": STATE})
+        assert (odd.form, odd.cfg_form, odd.cfg) == ("a state dict under 'model'", "none", {})
+
+
+def test_cfg_is_preferred_over_args(tmp_path: Path) -> None:
+    both = {"args": {"arch": "x"}, "cfg": SECTIONS, "model": STATE}
+    assert read(tmp_path, both).model_name == "wav2vec_ctc"
+    assert read(tmp_path, {**both, "cfg": None}).model_name == "x"
+
+
+@pytest.mark.parametrize("model", [{"_name": 7}, {"_name": "a b"}, {"other": "x"}, "text", None])
+def test_a_model_without_a_name_is_unnamed(model: object, tmp_path: Path) -> None:
+    assert read(tmp_path, {"cfg": {"task": {"a": 1}, "model": model}, "model": STATE}).model_name == "unnamed"
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        ({"\n": torch.ones(2)}, r"a\.pt: the state dict\['\\n'\]"),
+        ({"model": {"\n": torch.ones(2)}}, r"a\.pt: model\['"),
+    ],
+)
+def test_a_wrong_name_in_somebody_elses_state_dict_is_told_with_its_place(
+    held: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DamagedError, match=f"{words}.* has a name that no tensor has"):
+        read(tmp_path, held)
 
 
 @pytest.mark.parametrize(

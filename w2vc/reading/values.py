@@ -60,15 +60,13 @@ def is_mapping(node: Node, globals_: Globals) -> bool:
     """Return whether torch makes a dict of this."""
     if node.kind != "instance" or node.name in ("collections.OrderedDict", "collections.Counter"):
         return node.kind in ("dict", "instance")
-    use = globals_[node.name]
-    return use.kind != "torch" and kind_of_stand_in(use) is MappingStandIn
+    return kind_of_stand_in(globals_[node.name]) is MappingStandIn
 
 
 def _is_sequence(node: Node, globals_: Globals) -> bool:
     if node.kind != "instance" or node.name == "builtins.set":
         return node.kind in ("list", "tuple", "set", "instance")
-    use = globals_[node.name]
-    return use.kind != "torch" and kind_of_stand_in(use) is SequenceStandIn
+    return kind_of_stand_in(globals_[node.name]) is SequenceStandIn
 
 
 def plain(value: object, globals_: Globals, what: str) -> Any:
