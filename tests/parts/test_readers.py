@@ -783,7 +783,8 @@ def test_a_namespace_is_fairseqs_where_it_names_an_architecture(tmp_path: Path) 
     for name in ("cfg", "args"):
         named = read(tmp_path, {name: argparse.Namespace(model={"_name": "y"}), "model": STATE})
         assert (named.form, named.model_name) == ("fairseq's", "y")
-    for other in (argparse.Namespace(lr=1), argparse.Namespace(), {}):
+    others: list[object] = [argparse.Namespace(lr=1), argparse.Namespace(), {}]
+    for other in others:
         assert read(tmp_path, {"args": other, "model": STATE}).form == "a state dict under 'model'"
     # What omegaconf would hold instead of a section.
     for key in ("cfg", "args"):
