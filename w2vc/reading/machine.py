@@ -262,7 +262,7 @@ class Objects:
         self._globals.change(target.name, "sets the state of", "gets_state")
         self._globals.look_up(target.name)
         for part in state.items if type(state) is Node and state.kind == "tuple" else (state,):
-            if type(part) is Node and is_mapping(part):
+            if is_mapping(part):
                 self._budget.build(ENTRY_BYTES * (len(part.items) // 2))
                 for key in part.items[::2]:
                     self._machine.keys.hash(key)
