@@ -159,6 +159,8 @@ LARGEST = plainly(2**63 - 1)
 BEYOND = plainly(2**63)
 STATE = a_tuple(b"N", b"}")
 MAKER, KIND = a_global("torch._utils", "_rebuild_tensor"), a_global("torch", "Tensor")
+MADE_AGAIN = a_call("torch._tensor", "_rebuild_from_type_v2", MAKER, KIND, a_tuple(*TENSOR), b"}")
+OWN = a_call("fork", "Class")
 
 Arguments = tuple[bytes, ...]
 Row = tuple[str, list[Arguments], list[Arguments]]
@@ -204,8 +206,16 @@ CALLS: list[Row] = [
     ),
     (
         "torch._utils._rebuild_parameter",
-        [(MADE, b"\x88", b"}"), (MADE, b"\x89", b"N")],
-        [(TENSOR[0], b"\x88", b"}"), (MADE, b"K\x01", b"}"), (MADE, b"\x88", b"]"), (MADE, b"\x88")],
+        [(MADE, b"\x88", b"}"), (MADE, b"\x89", b"N"), (MADE_AGAIN, b"\x88", b"}")],
+        [
+            (MAKER, b"\x88", b"}"),
+            (b"N", b"\x88", b"}"),
+            (OWN, b"\x88", b"}"),
+            (TENSOR[0], b"\x88", b"}"),
+            (MADE, b"K\x01", b"}"),
+            (MADE, b"\x88", b"]"),
+            (MADE, b"\x88"),
+        ],
     ),
     (
         "torch._utils._rebuild_parameter_with_state",
@@ -232,6 +242,8 @@ CALLS: list[Row] = [
             (MAKER, KIND, a_list(*TENSOR), b"}"),
             (MAKER, CLASS, a_tuple(*TENSOR), b"}"),
             (CLASS, KIND, a_tuple(*TENSOR), b"}"),
+            (MADE, KIND, a_tuple(*TENSOR), b"}"),
+            (b"N", KIND, a_tuple(*TENSOR), b"}"),
             (MAKER, KIND, a_tuple(*TENSOR), b"]"),
         ],
     ),
@@ -526,7 +538,6 @@ def test_a_global_is_not_used_in_any_way_until_it_is() -> None:
     assert (use.gets_items, use.gets_elements, use.gets_state, use.hashed) == (False,) * 4
 
 
-OWN = a_call("fork", "Class")
 ODD: dict[str, tuple[bytes, type[Exception], str]] = {
     "an OrderedDict in its own attribute": (
         ORDERED + b"q\x00" + a_dict(text("_metadata"), b"h\x00") + b"b",

@@ -39,7 +39,7 @@ from w2vc.errors import DamagedError, MissingError, NotACheckpointError, UsageEr
 from w2vc.reading import opening, torch_reader
 from w2vc.reading.archive import Archive, examine, open_checkpoint
 from w2vc.reading.checkpoint import Checkpoint, Progress, read_checkpoint
-from w2vc.reading.confirmation import confirm
+from w2vc.reading.confirmation import _short, confirm
 from w2vc.reading.kinds import kind_of, kind_of_zip
 from w2vc.reading.opening import bytes_on_disk, identity_of, read_exactly
 from w2vc.reading.program import read_program
@@ -559,6 +559,11 @@ def test_what_torch_makes_otherwise_is_told_with_its_place(body: bytes, made: Ma
 def test_storages_without_an_address_are_never_taken_for_one(numel: int, device: str) -> None:
     tensors = [a_tensor(a_storage(key, numel), (0,), (1,)) for key in ("0", "1")]
     compared(a_list(*tensors), lambda _classes: [torch.zeros(numel, device=device)[:0] for _ in range(2)])
+
+
+def test_what_differs_is_shown_in_sixty_characters() -> None:
+    assert _short("x" * 60) == "x" * 60
+    assert _short("x" * 61) == "x" * 57 + "..."
 
 
 def test_a_place_is_told_in_eight_keys() -> None:
