@@ -440,6 +440,7 @@ ALIKE: dict[str, tuple[bytes, Made]] = {
     "an OrderedDict": (ORDERED + text("a") + b"Ns", same(OrderedDict(a=None))),
     "a Counter": (a_call("collections", "Counter") + text("a") + b"K\x02s", same(Counter(a=2))),
     "a set": (a_call("builtins", "set", a_list(b"K\x01", b"K\x01", text("a"))), same({1, "a"})),
+    "a set of bytes": (a_call("builtins", "set", a_list(BYTES, BYTES, b"N")), same({b"ab", None})),
     "an empty set": (b"\x8f", same(set())),
     "bytes": (BYTES, same(b"ab")),
     "a bytearray": (a_call("builtins", "bytearray", BYTES), same(bytearray(b"ab"))),
