@@ -41,7 +41,7 @@ TESTS: Mapping[str, str] = {
     "w2vc/": "commands/test_load commands/test_pretrained commands/test_conversion",
     "w2vc/batching/": "commands/test_batch",
     "w2vc/command/": "commands/test_errors commands/test_screens commands/test_main",
-    "w2vc/errors": "commands/test_errors parts/test_budget commands/test_screens",
+    "w2vc/errors": "parts/test_messages commands/test_errors parts/test_budget commands/test_screens",
     "w2vc/families/": (
         "parts/test_keys parts/test_families parts/test_names parts/test_overrides parts/test_notes parts/test_forms "
         "promises/test_literals promises/test_post_norm parts/test_tensors parts/test_wav2vec2 "
@@ -70,7 +70,8 @@ TESTS: Mapping[str, str] = {
     "w2vc/planning/languages": "promises/test_languages promises/test_literals",
     "w2vc/planning/provenance": "promises/test_nothing_is_lost commands/test_batch",
     "w2vc/reading/": (
-        "parts/test_budget parts/test_domains parts/test_archive parts/test_pickle_program parts/test_confirmation "
+        "parts/test_machine parts/test_policy parts/test_plain_values parts/test_readers parts/test_domains "
+        "parts/test_archive parts/test_confirmation parts/test_refusals parts/test_budget parts/test_pickle_program "
         "promises/test_dictionaries parts/test_second_lines promises/test_eras promises/test_containers "
         "promises/test_two_readers promises/test_hostile_files"
     ),

@@ -48,7 +48,7 @@ def shown(value: object, most: int = 60) -> str:
 def _bounded(problems: Sequence[str]) -> tuple[str, ...]:
     """Return as many problems as a message may have, each of them cut in its middle where it is too long."""
     most = MOST_PROBLEMS if len(problems) <= MOST_PROBLEMS else MOST_PROBLEMS - 1
-    length = min(_LONGEST_PROBLEM, max(_LONGEST_MESSAGE // max(min(len(problems), MOST_PROBLEMS), 1), 150))
+    length = min(_LONGEST_PROBLEM, _LONGEST_MESSAGE // max(min(len(problems), MOST_PROBLEMS), 1))
     kept = [_cut(problem, length) for problem in problems[:most]]
     left_out = len(problems) - len(kept)
     return (*kept, f"and {left_out} more problems") if left_out else tuple(kept)

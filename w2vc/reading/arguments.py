@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from w2vc.reading.budget import LIMITS
 from w2vc.reading.nodes import Node, is_mapping, is_node
@@ -54,7 +55,7 @@ def _is_any(_value: object) -> bool:
 
 
 def _is_latin1(value: object) -> bool:
-    return type(value) is str and value == "latin1"
+    return value == "latin1"
 
 
 def _is_latin1_text(value: object) -> bool:
@@ -170,7 +171,7 @@ _OF_OTHERS: Mapping[str, tuple[tuple[Check, ...], ...]] = {
 }
 
 
-def fits(path: str, arguments: Sequence[object], *, of_torch: bool) -> bool:
+def fits(path: str, arguments: Sequence[Any], *, of_torch: bool) -> bool:
     """Return whether a global may be called with these arguments."""
     signatures = _OF_TORCH.get(path, ()) if of_torch else _OF_OTHERS.get(path)
     if signatures is None:
@@ -179,8 +180,8 @@ def fits(path: str, arguments: Sequence[object], *, of_torch: bool) -> bool:
         return False
     if path != REBUILD:
         return True
-    function, _kind, inner = arguments[:3]
-    return type(function) is Node and type(inner) is Node and fits(function.name, tuple(inner.items), of_torch=True)
+    function, _kind, inner, _state = arguments
+    return fits(function.name, inner.items, of_torch=True)
 
 
 def _has(arguments: Sequence[object], signature: Sequence[Check]) -> bool:
@@ -189,12 +190,10 @@ def _has(arguments: Sequence[object], signature: Sequence[Check]) -> bool:
     )
 
 
-def tensors_extras(path: str, arguments: Sequence[object]) -> list[object]:
+def tensors_extras(path: str, arguments: Sequence[Any]) -> list[object]:
     """Return what a tensor is made with apart from its numbers: hooks, metadata, attributes. Each must be empty."""
     if path == REBUILD:
         function, _kind, inner, state = arguments
-        assert type(function) is Node  # noqa: S101 - fits() said so
-        assert type(inner) is Node  # noqa: S101 - as above
         return [*tensors_extras(function.name, inner.items), state]
     return [value for value, name in zip(arguments, _NAMES[path], strict=False) if name == "extra"]
 

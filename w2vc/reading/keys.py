@@ -6,15 +6,12 @@ import sys
 from typing import NoReturn
 
 from w2vc.errors import DamagedError
-from w2vc.reading.arguments import is_tensor
 from w2vc.reading.budget import SMALL_INTEGER, Budget
 from w2vc.reading.globals_used import Globals
 from w2vc.reading.nodes import Node
 from w2vc.reading.source import GET_AGAIN
 
-_UNHASHABLE = frozenset(
-    {"builtins.set", "builtins.bytearray", "builtins.slice", "collections.OrderedDict", "collections.Counter"}
-)
+_UNHASHABLE = frozenset({"builtins.slice"})
 # Of torch's values, those whose hash a file can choose, and bytes, which are copied; the others are refused as keys.
 _CHOSEN = frozenset({"builtins.complex", "torch.Size"})
 _COPIED = frozenset({"_codecs.encode"})
@@ -54,7 +51,7 @@ class Keys:
     def _may_be_key(self, key: Node) -> bool:
         if self._globals.is_torchs(key.name):
             return key.name in _CHOSEN or key.name in _COPIED
-        return key.name not in _UNHASHABLE and not is_tensor(key)
+        return key.name not in _UNHASHABLE
 
     def _check_parts(self, key: Node) -> None:
         """Look for what can't be hashed within a tuple, in a walk that visits no tuple twice."""

@@ -262,7 +262,7 @@ class Objects:
         self._globals.change(target.name, "sets the state of", "gets_state")
         self._globals.look_up(target.name)
         for part in state.items if type(state) is Node and state.kind == "tuple" else (state,):
-            if type(part) is Node and is_mapping(part):
+            if is_mapping(part):
                 self._budget.build(ENTRY_BYTES * (len(part.items) // 2))
                 for key in part.items[::2]:
                     self._machine.keys.hash(key)
@@ -287,7 +287,7 @@ class Objects:
             )
         for target in self._attributes:
             for state in target.states:
-                if any(type(key) is not str or key != "_metadata" for key in state.items[::2]):
+                if any(key != "_metadata" for key in state.items[::2]):
                     self._budget.refuse(
                         "gives an OrderedDict other attributes than _metadata; they could hide its methods"
                     )

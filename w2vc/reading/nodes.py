@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 NodeKind = Literal["list", "dict", "set", "tuple", "global", "instance", "storage"]
 
@@ -44,7 +44,7 @@ def is_node(value: object, kind: NodeKind, name: str | None = None) -> bool:
     return type(value) is Node and value.kind == kind and (name is None or value.name == name)
 
 
-def is_mapping(value: object) -> bool:
+def is_mapping(value: object) -> TypeGuard[Node]:
     """Return whether a value is a plain dict or an OrderedDict."""
     return is_node(value, "dict") or is_node(value, "instance", "collections.OrderedDict")
 

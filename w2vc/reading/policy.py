@@ -178,7 +178,7 @@ def classify(module: str, name: str) -> GlobalKind | None:
         return "torch"
     if module in _KNOWN_WHOLE_MODULES or name in _KNOWN.get(module, ()):
         return "known"
-    return None if module.split(".", maxsplit=1)[0] in _GUARDED_MODULES else "stand-in"
+    return None if module.partition(".")[0] in _GUARDED_MODULES else "stand-in"
 
 
 def as_torch_names_it(module: str, name: str) -> tuple[str, str] | None:

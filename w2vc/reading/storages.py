@@ -90,7 +90,7 @@ class Storages:
         return node
 
     def _read(self, fields: Sequence[Any]) -> StorageUse | None:
-        if len(fields) != (6 if self._legacy else 5) or type(fields[0]) is not str or fields[0] != "storage":
+        if len(fields) != (6 if self._legacy else 5) or fields[0] != "storage":
             return None
         kind, key, location, numel = fields[1:5]
         if not is_node(kind, "global") or not is_text(key) or not is_text(location) or type(numel) is not int:

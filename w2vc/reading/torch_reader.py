@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedReader, BytesIO, RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 
 from w2vc.errors import DamagedError
 from w2vc.reading.archive import Archive
@@ -67,16 +67,15 @@ def load_with_bytes(file: BinaryIO, archive: Archive, keys: Sequence[str] = ("mo
         saved = torch.load(source, map_location="cpu", weights_only=True, mmap=is_zip)
     model: Any = saved
     for key in keys:
-        model = dict.get(model, key) if isinstance(model, dict) and _is_dict(model) else None
+        model = dict.get(model, key) if _is_dict(model) else None
     return {**(dict(_tensors(model)) if _is_dict(model) else {}), **dict(_adapters(saved.get("adapter")))}
 
 
 def _adapters(adapters: object) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of each language's adapter (MMS) under the keys that ``SourceTensor.key`` gives them."""
-    held: dict[Any, Any] = adapters if isinstance(adapters, dict) and _is_dict(adapters) else {}
-    for language, adapter in dict.items(held):
-        model = dict.get(adapter, "model") if isinstance(adapter, dict) else None
-        if isinstance(model, dict) and _is_dict(model):
+    for language, adapter in dict.items(adapters) if _is_dict(adapters) else ():
+        model = dict.get(adapter, "model") if _is_dict(adapter) else None
+        if _is_dict(model):
             yield from ((f"adapter.{language}.{name}", tensor) for name, tensor in _tensors(model))
 
 
@@ -130,12 +129,12 @@ def _tensors(model: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
     for name, value in dict.items(model):
         if isinstance(value, torch.Tensor):
             yield str(name), value
-        elif isinstance(value, dict) and _is_dict(value):
+        elif _is_dict(value):
             tensors = ((inner, held) for inner, held in dict.items(value) if isinstance(held, torch.Tensor))
             yield from ((f"{name}.{inner}", tensor) for inner, tensor in tensors)
 
 
-def _is_dict(value: object) -> bool:
+def _is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
     return type(value) in (dict, OrderedDict)
 
 
@@ -153,7 +152,7 @@ def _readable(file: BinaryIO, archive: Archive) -> BinaryIO:
     if archive.container == "zip":
         file.seek(0)
         return file
-    storages = [record.offset for name, record in archive.records.items() if name.startswith("data/")]
+    storages = [record.offset for record in archive.records.values()]
     end = min(storages, default=archive.size + _LEGACY_LENGTH) - _LEGACY_LENGTH
     return BytesIO(read_exactly(file, archive.path, 0, end))
 
@@ -172,11 +171,11 @@ def _places(archive: Archive) -> Any:
     import torch
 
     sizes = [storage.nbytes for storage in archive.program.storages]
-    if max(sizes, default=0) > LIMITS["addresses"].most and archive.container == "zip":
+    largest, reach = max(sizes, default=0), _ALIGNMENT * len(sizes)
+    if largest > LIMITS["addresses"].most and archive.container == "zip":
         return "meta"
-    length = max(sizes, default=0) + _ALIGNMENT * (len(sizes) + 1)
-    space = torch.UntypedStorage(length)  # type: ignore[no-untyped-call]  # torch has no types here
-    starts = iter(range(0, _ALIGNMENT * (len(sizes) + 1), _ALIGNMENT))
+    space = torch.UntypedStorage(reach + largest)  # type: ignore[no-untyped-call]  # torch has no types here
+    starts = iter(range(0, reach, _ALIGNMENT))
 
     def place(storage: UntypedStorage, _location: str) -> UntypedStorage:
         if storage.nbytes() == 0:

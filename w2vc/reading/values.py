@@ -60,15 +60,13 @@ def is_mapping(node: Node, globals_: Globals) -> bool:
     """Return whether torch makes a dict of this."""
     if node.kind != "instance" or node.name in ("collections.OrderedDict", "collections.Counter"):
         return node.kind in ("dict", "instance")
-    use = globals_[node.name]
-    return use.kind != "torch" and kind_of_stand_in(use) is MappingStandIn
+    return kind_of_stand_in(globals_[node.name]) is MappingStandIn
 
 
 def _is_sequence(node: Node, globals_: Globals) -> bool:
     if node.kind != "instance" or node.name == "builtins.set":
         return node.kind in ("list", "tuple", "set", "instance")
-    use = globals_[node.name]
-    return use.kind != "torch" and kind_of_stand_in(use) is SequenceStandIn
+    return kind_of_stand_in(globals_[node.name]) is SequenceStandIn
 
 
 def plain(value: object, globals_: Globals, what: str) -> Any:
@@ -211,8 +209,8 @@ def _numpy_format(dtype: object) -> str | None:
         return None
     code = dtype.arguments[0]
     orders = [state.items[1] for state in dtype.states if type(state) is Node and len(state.items) > 1]
-    is_little = all(type(order) is str and order in ("<", "|") for order in orders)
-    return _NUMPY_FORMATS.get(code) if type(code) is str and is_little else None
+    is_little = all(order in ("<", "|") for order in orders)
+    return _NUMPY_FORMATS.get(code) if is_little else None
 
 
 _MAKERS: Mapping[str, Callable[[Node], object]] = {

@@ -90,9 +90,10 @@ class ZipContainer:
         if not entry.flags & _FLAG_DESCRIPTOR:
             return end
         stated = (_DESCRIPTOR_SIGNATURE, entry.crc32, entry.size, entry.size)
-        found = self.zip.read(end, min(_DESCRIPTORS[-1].size, self.zip.size - end))
+        # The directory follows, which is longer.
+        found = self.zip.read(end, _DESCRIPTORS[-1].size)
         for form in _DESCRIPTORS:
-            if len(found) >= form.size and form.unpack_from(found) == stated:
+            if form.unpack_from(found) == stated:
                 return end + form.size
         raise self.zip.damaged(f"has a data descriptor after record {shown(entry.name)} that contradicts the directory")
 
