@@ -104,7 +104,10 @@ MEASURED: list[tuple[Callable[[Tensors], Any], Shapes, Any]] = [
     (measures.quantizer_depth, named("quantizer.weight_proj.weight"), 1),
     (measures.quantizer_depth, named("quantizer.weight_proj.0.0.weight", "quantizer.weight_proj.2.weight"), 3),
     (measures.quantizer_depth, named("quantizer.vars"), None),
-    *((measures.latent_dim, shapes, said) for shapes, said in ((QUANTIZER, 8), (NO_QUANTIZER, None), (FINE_TUNED, None))),
+    *(
+        (measures.latent_dim, shapes, said)
+        for shapes, said in ((QUANTIZER, 8), (NO_QUANTIZER, None), (FINE_TUNED, None))
+    ),
     *((measures.latent_groups, shapes, said) for shapes, said in ((QUANTIZER, 2), (NO_QUANTIZER, None))),
     (measures.latent_groups, {**QUANTIZER, "project_q.weight": (10, 3)}, 1),
     *((measures.latent_vars, shapes, said) for shapes, said in ((QUANTIZER, 6), (FINE_TUNED, None))),
@@ -179,7 +182,7 @@ def test_a_layer_without_attention_is_a_problem() -> None:
 
 def test_adapters_are_measured_in_every_layer_that_has_one() -> None:
     name = "encoder.layers.{}.adapter_layer.W_a"
-    found = tensors({name.format(layer): (3, 6, 20) for layer in (1, 4)} | named("encoder.layers.2.fc1.weight"))
+    found = tensors({**{name.format(layer): (3, 6, 20) for layer in (1, 4)}, **named("encoder.layers.2.fc1.weight")})
     assert adapters.MEASURES["adapter_layers"](found) == {1, 4}
     assert adapters.MEASURES["adapter_dim"](found) == 6
     assert adapters.layer_type(found) is None
@@ -269,8 +272,10 @@ CHECKED: list[tuple[Mapping[str, Any], list[str]]] = [
     (
         {"extractor_shapes": [(6, 10), (24, 2)]},
         [
-            "cfg.model.conv_feature_layers means (dim, kernel) = [(6, 10), (24, 3)], "
-            "but the tensors have [(6, 10), (24, 2)]"
+            (
+                "cfg.model.conv_feature_layers means (dim, kernel) = [(6, 10), (24, 3)], "
+                "but the tensors have [(6, 10), (24, 2)]"
+            )
         ],
     ),
     ({"model.normalize": None, "model.w2v_args.task.normalize": False}, []),
@@ -290,9 +295,7 @@ def test_what_doesnt_fit_together_is_a_problem_with_both_numbers(
     assert [problem for check in checks.EVERY for problem in check({**FACTS, **changes})] == problems
 
 
-@pytest.mark.parametrize(
-    ("changes", "count"), [({}, 2), ({"has_projection": True}, 0), ({"encoder_embed_dim": 20}, 0)]
-)
+@pytest.mark.parametrize(("changes", "count"), [({}, 2), ({"has_projection": True}, 0), ({"encoder_embed_dim": 20}, 0)])
 def test_a_projection_is_made_up_where_fairseq_has_none_and_the_widths_are_equal(
     changes: Mapping[str, Any], count: int
 ) -> None:

@@ -89,9 +89,10 @@ NO_PLACES = {
 @pytest.mark.parametrize("what", NO_PLACES)
 def test_what_only_resembles_an_encoder_is_none(what: str) -> None:
     error = refused(UnsupportedModelError, named([*NO_PLACES[what], "other"]))
-    assert error.problems == (
+    (problem,) = error.problems
+    assert problem == (
         f"a.pt is {THEIRS} without an encoder of fairseq's: no tensor's name ends in {EXTRACTOR} with another of "
-        "encoder.layers.0. next to it.",
+        "encoder.layers.0. next to it."
     )
     assert error.advice == "Give a file whose encoder has fairseq's names; before them may be any prefix."
 
@@ -203,13 +204,14 @@ def test_with_its_own_config_it_is_what_that_says() -> None:
 
 def pretrained_one() -> Checkpoint:
     """What the fine-tuned fixture was made from, as far as its own config and tensors show."""
-    own: Any = fairseqs(FINE_TUNED)
+    own = fairseqs(FINE_TUNED)
+    cfg: Any = own.cfg
     tensors = {
         name.removeprefix(TUNED): replace(tensor, name=name.removeprefix(TUNED))
         for name, tensor in own.tensors.items()
         if name.startswith(TUNED)
     }
-    return replace(own, tensors=tensors, cfg=own.cfg["model"]["w2v_args"], dictionary=None)
+    return replace(own, tensors=tensors, cfg=cfg["model"]["w2v_args"], dictionary=None)
 
 
 def without_config(found: Checkpoint) -> Checkpoint:

@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 
 from tests.conftest import FIXTURES
-from w2vc.families import CONFORMER, DATA2VEC_AUDIO, FAMILIES, HUBERT, WAV2VEC2
+from w2vc.families import FAMILIES
+from w2vc.families.conformer import FAMILY as CONFORMER
+from w2vc.families.data2vec_audio import FAMILY as DATA2VEC_AUDIO
 from w2vc.families.family import EVERY_HEAD, Family, Head, Key, below, replaced, spelled_out, training, unused
+from w2vc.families.hubert import FAMILY as HUBERT
 from w2vc.families.hubert.reference import HubertSettings
 from w2vc.families.shared.reference import Settings
 from w2vc.families.shared.transformer import ACTIVATIONS
+from w2vc.families.wav2vec2 import FAMILY as WAV2VEC2
 from w2vc.reading.domains import anything, flag
 
 Fields = Mapping[str, tuple[str, ...]]
