@@ -358,6 +358,14 @@ def test_of_fine_tunings_own_values_the_architectures_are_told_to_give_way() -> 
     assert len(description.keys) == len(WAV2VEC2.keys.architecture) + len(WAV2VEC2.keys.fine_tuned)
 
 
+@pytest.mark.parametrize(("said", "is_noted"), [(-1, False), (0, False), (1, True), (2, True)])
+def test_a_width_that_means_as_wide_as_another_is_no_contradiction(said: int, is_noted: bool) -> None:
+    found: Any = pretrained()
+    changed = replace(found, cfg={**found.cfg, "model": {**found.cfg["model"], "final_dim": said}})
+    notes = [note for note in describe(changed).notes if note.startswith("cfg.model.final_dim is ")]
+    assert len(notes) == is_noted
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # What tensors are called
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from w2vc.families.conformer import measures as conformer
-from w2vc.families.conv_feature_layers import ConvLayer, parse_conv_feature_layers
+from w2vc.families.conv_feature_layers import ConvLayer, _bounded, parse_conv_feature_layers
 from w2vc.families.family import Tensors, axis, axis_if_there, has
 from w2vc.families.hubert.keys import _conv_pos_batch_norm
 from w2vc.families.shared import checks, measures
@@ -367,6 +367,13 @@ def test_the_largest_that_is_taken_is_taken(source: str, count: int) -> None:
     assert found is not None
     assert len(found) == count
     assert parse_conv_feature_layers("[(12, 10, 5)]".ljust(10_000)) == LAYERS[:1]
+
+
+@pytest.mark.parametrize(("largest", "larger"), [(LARGEST, LARGEST + 1), ([0] * 64, [0] * 65), ((0,) * 64, (0,) * 65)])
+def test_nothing_larger_is_made_on_the_way(largest: object, larger: object) -> None:
+    assert _bounded(largest) == largest
+    with pytest.raises(ValueError, match="larger than any extractor"):
+        _bounded(larger)
 
 
 @pytest.mark.parametrize("value", [None, 3, [(12, 10, 5)], b"[(12, 10, 5)]"])

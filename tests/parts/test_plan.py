@@ -39,7 +39,7 @@ from w2vc.planning.plan import (
     different,
     make_plan,
 )
-from w2vc.planning.preparation import find_dictionary, head_for
+from w2vc.planning.preparation import find_dictionary, head_for, prepare
 from w2vc.planning.processor import can_be_nested, preprocessor_config, tokenizer_config, vocabulary
 from w2vc.reading.checkpoint import Checkpoint, read_checkpoint
 from w2vc.reading.dictionary import Dictionary
@@ -823,3 +823,180 @@ def test_every_family_has_its_notes() -> None:
         "wav2vec2": 0,
     }
     assert len(CONFORMER.notes({**facts, "layer_norm_first": False})) == 5
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What a loaded model is given for another language
+
+RELEASED, ALONG = "mms_released_ctc", "mms_three_languages_ctc"
+ADAPTER = ("linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias", "norm.weight", "norm.bias")
+EXCHANGED = {
+    *(f"wav2vec2.encoder.layers.{layer}.adapter_layer.{name}" for layer in (0, 1) for name in ADAPTER),
+    *("lm_head.weight", "lm_head.bias"),
+}
+
+
+def in_language(found: Checkpoint, name: str, wanted: str | None = None, head: Any = "ctc") -> Plan:
+    model = in_one_language(found, description(name), wanted)
+    return make_plan(
+        model.checkpoint, model.description, model.checkpoint.dictionary, head, "float32", None, model.languages
+    )
+
+
+def sources(tensors: tuple[Move | Make, ...]) -> dict[str, Any]:
+    return {tensor.target: tensor.source for tensor in tensors if isinstance(tensor, Move)}
+
+
+def test_each_released_languages_file_holds_its_own_tensors_and_a_head_of_its_size() -> None:
+    found = read(RELEASED)
+    plan = in_language(found, RELEASED)
+    assert plan.languages == tuple(found.adapters)
+    assert plan.language == plan.languages[0]
+    assert list(plan.adapters) == [f"adapter.{name}.safetensors" for name in plan.languages]
+    for name, own in found.adapters.items():
+        tensors = plan.adapters[f"adapter.{name}.safetensors"]
+        assert {tensor.target for tensor in tensors} == EXCHANGED
+        assert {source.adapter for source in sources(tensors).values()} == {name}
+        (head,) = (tensor for tensor in tensors if tensor.target == "lm_head.weight")
+        assert head.shape == (len(own.dictionary or ()), 20)
+
+
+def test_the_chosen_languages_tensors_take_the_models_place() -> None:
+    plan = in_language(read(RELEASED), RELEASED, "eng")
+    replaced = [drop for drop in plan.drops if drop.reason == "the chosen language's own takes its place"]
+    assert {drop.source.name for drop in replaced} == set(read(RELEASED).adapters["eng"].tensors)
+    assert {drop.source.adapter for drop in replaced} == {""}
+    assert {source.adapter for target, source in sources(plan.tensors).items() if target in EXCHANGED} == {"eng"}
+
+
+def test_along_an_axis_each_file_holds_one_place_of_it_and_the_models_head() -> None:
+    plan = in_language(read(ALONG), ALONG, "fra")
+    assert not [drop for drop in plan.drops if "takes its place" in drop.reason]
+    for index, name in enumerate(("eng", "fra", "spa")):
+        own = sources(plan.adapters[f"adapter.{name}.safetensors"])
+        assert own.keys() == EXCHANGED
+        assert {source.index for target, source in own.items() if "lm_head" in target} == {None}
+        chosen = {source.name: source for target, source in own.items() if "lm_head" not in target}
+        whole = read(ALONG).tensors
+        assert chosen == {key: whole[key].narrowed(index).selected(0) for key in chosen}
+
+
+def with_language(change: Any, name: str = "eng") -> Checkpoint:
+    found = read(RELEASED)
+    return replace(found, adapters={**found.adapters, name: change(found.adapters[name])})
+
+
+def refusal(found: Checkpoint, wanted: str | None = None) -> tuple[str, ...]:
+    with pytest.raises((InconsistentError, DictionaryError)) as caught:
+        in_language(found, RELEASED, wanted)
+    return caught.value.problems
+
+
+W_A = "w2v_encoder.w2v_model.encoder.layers.1.adapter_layer.W_a"
+HEAD = "w2v_encoder.proj.weight"
+
+
+def test_what_a_language_lacks_it_has_from_the_model_whichever_is_chosen() -> None:
+    def without(own: Any) -> Any:
+        return replace(own, tensors={name: tensor for name, tensor in own.tensors.items() if name != W_A})
+
+    plan = in_language(with_language(without), RELEASED, "uzb-script_latin")
+    target = "wav2vec2.encoder.layers.1.adapter_layer.linear_1.weight"
+    assert sources(plan.adapters["adapter.eng.safetensors"])[target] == read(RELEASED).tensors[W_A].selected(0)
+
+
+def test_a_tensor_that_is_no_part_of_a_language_is_a_problem_of_that_language() -> None:
+    def more(own: Any) -> Any:
+        return replace(own, tensors={**own.tensors, NORM: read(RELEASED).tensors[NORM]})
+
+    assert refusal(with_language(more)) == (
+        f"the language eng: the tensor {NORM} is none that transformers exchanges with a language",
+    )
+
+
+def test_a_head_of_another_size_than_the_languages_dictionary_is_a_problem_of_that_language() -> None:
+    def narrow(own: Any) -> Any:
+        return replace(own, tensors={**own.tensors, HEAD: replace(own.tensors[HEAD], shape=(7, 20))})
+
+    (problem,) = refusal(with_language(narrow))
+    assert problem.startswith(f"the language eng: the tensor {HEAD} has the shape [7, 20], but lm_head.weight has [")
+
+
+def test_every_language_needs_a_dictionary_with_the_same_blank() -> None:
+    assert refusal(with_language(lambda own: replace(own, dictionary=None))) == (
+        "The language eng has no dictionary (task_state.target_dictionary).",
+    )
+
+    def other_blank(own: Any) -> Any:
+        symbols = (*own.dictionary.symbols[:-1], "<s>")
+        return replace(own, dictionary=Dictionary(symbols, "x"))
+
+    assert refusal(with_language(other_blank)) == ("The language eng has other special symbols than fra.",)
+
+
+def test_a_released_language_has_a_name_for_a_file_and_tensors_for_itself_alone() -> None:
+    found = read(RELEASED)
+    assert refusal(replace(found, adapters={**found.adapters, "../x": found.adapters["eng"]})) == (
+        "The language '../x' has a name that no file may have.",
+    )
+
+    def doubled(own: Any) -> Any:
+        return replace(own, tensors={**own.tensors, W_A: replace(own.tensors[W_A], shape=(2, 6, 20))})
+
+    words = "has the shape [2, 6, 20], not one for one language."
+    assert refusal(with_language(doubled)) == (f"The tensor {W_A} of adapter['eng'] {words}",)
+    wide = {**found.tensors, W_A: replace(found.tensors[W_A], shape=(2, 6, 20))}
+    assert refusal(replace(found, tensors=wide)) == (f"The tensor {W_A} of the model {words}",)
+
+
+def test_without_the_ctc_head_no_language_can_be_exchanged() -> None:
+    plan = in_language(read(RELEASED), RELEASED, head="none")
+    assert (plan.adapters, plan.language) == ({}, "fra")
+    assert "the other languages are left out: transformers exchanges them with a CTC head only" in plan.notes
+
+
+def test_one_language_alone_has_no_file_of_its_own() -> None:
+    plan = in_language(read("mms_one_language_ctc"), "mms_one_language_ctc")
+    assert (plan.adapters, plan.languages) == ({}, (plan.language,))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Everything that is known before the first byte
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "is_own", "files"),
+    [
+        (
+            CTC,
+            {},
+            "true",
+            {"README.md", "config.json", "preprocessor_config.json", "tokenizer_config.json", "vocab.json"},
+        ),
+        (CTC, {"head": "none", "card": False}, "false", {"config.json", "preprocessor_config.json"}),
+        (BASE, {"card": False}, "true", {"config.json", "preprocessor_config.json"}),
+    ],
+)
+def test_the_record_of_a_conversion_names_its_head_and_files(
+    name: str, asked: Any, is_own: str, files: set[str]
+) -> None:
+    passed: list[Path] = []
+    found = prepare(checkpoint(name), Options(**asked), passed=lambda _, archive: passed.append(archive.path))
+    assert passed == [checkpoint(name)]
+    assert (found.provenance.head, found.provenance.is_own_head) == (found.plan.head, is_own)
+    assert set(found.provenance.files.split()) == files == found.plan.files.keys()
+    assert found.provenance.source_fingerprint == read(name).archive.fingerprint
+    assert (found.dictionary is None) == (found.plan.head != "ctc") == (found.provenance.dictionary == "")
+    assert found.provenance.labels == (found.description.labels or "")
+    assert found.provenance.config == ""
+
+
+def test_the_record_names_languages_files_and_the_given_config(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"layerdrop": 0.5}', encoding="utf-8")
+    found = prepare(checkpoint(RELEASED), Options(config=config, language="eng", card=False))
+    assert set(found.plan.adapters) < set(found.provenance.files.split())
+    assert found.provenance.labels == ""
+    assert found.provenance.config
+    assert found.plan.config["layerdrop"] == 0.5
+    assert found.checkpoint.dictionary == found.dictionary == read(RELEASED).adapters["eng"].dictionary

@@ -440,7 +440,7 @@ def batch_norm(x: Tensor, weights: Weights) -> Tensor:
     mean, variance, weight, bias = (
         weights.read(name, x.size(1)) for name in ("running_mean", "running_var", "weight", "bias")
     )
-    return F.batch_norm(x, mean, variance, weight, bias, eps=EPSILON)
+    return F.batch_norm(x, mean, variance, weight, bias)
 
 
 def _pos_conv_shape(kernel: int, settings: Settings) -> tuple[int, int, int]:
