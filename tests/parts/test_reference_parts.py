@@ -262,6 +262,17 @@ def test_more_layers_than_the_cfg_says_and_heads_that_cant_share_are_refused() -
         shared.check_layers(dotted(found), Settings(encoder_embed_dim=8, encoder_attention_heads=3))
 
 
+CONFORMER_LAYER = ("layers.0.self_attn.linear_pos.weight", "layers.0.conv_module.depthwise_conv.weight")
+
+
+@pytest.mark.parametrize("encoder", [transformer.encoder, conformer._encoder, wav2vec2._MODEL.encoder])
+def test_every_encoder_counts_its_layers(encoder: Callable[..., Any]) -> None:
+    found = dict.fromkeys(CONFORMER_LAYER, torch.ones(1))
+    assert callable(encoder(dotted(found), settings()).layer)
+    with pytest.raises(InconsistentError, match="there are more layers"):
+        encoder(dotted({**found, "layers.2.final_layer_norm.weight": torch.ones(8)}), settings())
+
+
 def test_layers_that_cant_be_read_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="conv_feature_layers can't be read"):
         shared._conv_layers(Settings(conv_feature_layers="x"))
