@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from types import SimpleNamespace
@@ -311,6 +312,30 @@ def test_adapters_have_fairseqs_three_activations(name: str) -> None:
     assert torch.allclose(wav2vec2._adapter_activation(name)(x), torch.tensor(expected), atol=1e-4)
 
 
+def adapters() -> dict[str, Tensor]:
+    """Of two languages, of which the first adds nothing; the second has one channel between the layers."""
+    second = {"ln_W": [1, 1], "ln_b": [0, 0], "W_a": [[0, 2]], "b_a": [1], "W_b": [[1], [-1]], "b_b": [0.5, 0]}
+    values = {name: torch.tensor(value, dtype=torch.float32) for name, value in second.items()}
+    return {f"adapter_layer.{name}": torch.stack([torch.zeros_like(value), value]) for name, value in values.items()}
+
+
+# Of [1, 3] the norm makes [-1, 1], the first layer 2 * 1 + 1, the second [3 + 0.5, -3].
+@pytest.mark.parametrize(("language", "added"), [(0, [0.0, 0.0]), (1, [3.5, -3.0])])
+def test_an_adapter_adds_what_its_language_computes_to_the_layers_output(
+    language: int, added: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plain(*_: object) -> shared.Encoder:
+        return shared.Encoder(layer=lambda x, _mask, _weights: x / 10, is_transformer=True)
+
+    monkeypatch.setattr(wav2vec2, "encoder_of_layers", plain)
+    encoder = wav2vec2._encoder(dotted({}), Settings(), torch.relu, language)
+    x = torch.tensor([[[10.0, 30.0]]])
+    found = encoder.layer(x, None, dotted(adapters()))
+    assert torch.allclose(found[0, 0], torch.tensor([1.0, 3.0]) + torch.tensor(added), atol=1e-4)
+    assert encoder.layer(x, None, dotted({})).tolist() == [[[1.0, 3.0]]]
+    assert encoder.is_transformer
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Conformers
 
@@ -372,6 +397,34 @@ def test_relative_positions_go_from_the_most_positive_to_the_most_negative() -> 
     # The second pair of two has a frequency of 10000 ** (-2 / 4).
     assert torch.allclose(found[0, :, 2], torch.sin(positions / 100))
     assert torch.allclose(found[0, :, 3], torch.cos(positions / 100))
+
+
+def test_relative_positions_are_single_precision_whatever_torch_makes_by_default() -> None:
+    expected = conformer._relative_positions(torch.zeros(1, 3, 4))
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = conformer._relative_positions(torch.zeros(1, 3, 4, dtype=torch.float32))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+def test_rotary_positions_turn_each_heads_input_by_its_frame() -> None:
+    # One head of two channels; projections that leave all as it is, so that each frame attends by the angle between.
+    same = torch.eye(2)
+    names = ("linear_q", "linear_k", "linear_v", "linear_out")
+    found = {f"{name}.weight": same for name in names} | {f"{name}.bias": torch.zeros(2) for name in names}
+    found["rotary_emb.inv_freq"] = torch.tensor([0.5])
+    x = torch.tensor([[[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]]])
+    model = Settings(encoder_attention_heads=1)
+    turned = []
+    for frame, (a, b) in enumerate(x[0].tolist()):
+        cos, sin = math.cos(0.5 * frame), math.sin(0.5 * frame)
+        turned.append([a * cos - b * sin, b * cos + a * sin])
+    scores = torch.tensor(turned) @ torch.tensor(turned).T / math.sqrt(2)
+    expected = torch.softmax(scores, -1) @ x[0]
+    assert torch.allclose(conformer._attend_rotary(x, None, dotted(found), model)[0], expected, atol=1e-6)
 
 
 def test_scores_by_relative_position_are_shifted_to_keys() -> None:
