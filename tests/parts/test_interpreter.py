@@ -576,3 +576,26 @@ def test_tables_of_keys_have_no_key_twice() -> None:
     for family in FAMILIES:
         for rows in (family.keys.architecture, family.keys.pretrained, family.keys.fine_tuned):
             assert len({row.name for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("encoder.layer_norm.bias", "encoder.layers.0.final_layer_norm.bias"),
+        ("encoder.layers.0.final_layer_norm.bias", "encoder.layers.1.final_layer_norm.bias"),
+        ("encoder.layers.1.final_layer_norm.bias", "encoder.layer_norm.bias"),
+        ("encoder.layers.0.ffn1.w_1.bias", "encoder.layers.1.ffn1.intermediate_dense.bias"),
+        ("encoder.layers.1.ffn1.w_1.bias", "encoder.layers.2.ffn1.intermediate_dense.bias"),
+    ],
+)
+def test_a_post_norm_models_layers_follow_the_one_in_front(source: str, target: str) -> None:
+    named = name_table(CONFORMER.names({"layer_norm_first": False, "encoder_layers": 2})).named(source, "")
+    assert named is not None
+    assert named.target == target
+
+
+def test_data2vec_alone_has_one_mask_at_least() -> None:
+    facts = {"pos_conv_depth": 2}
+    least = {family.name: family.target(facts).constants["mask_time_min_masks"] for family in FAMILIES}
+    # A wav2vec 2.0 with a deep positional convolution is in data2vec's class, and masks as itself.
+    assert least == {"wav2vec2-conformer": 2, "hubert": 2, "data2vec-audio": 1, "wav2vec2": 2}
