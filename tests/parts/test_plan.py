@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -859,6 +860,14 @@ def test_each_released_languages_file_holds_its_own_tensors_and_a_head_of_its_si
         assert {source.adapter for source in sources(tensors).values()} == {name}
         (head,) = (tensor for tensor in tensors if tensor.target == "lm_head.weight")
         assert head.shape == (len(own.dictionary or ()), 20)
+
+
+def test_a_tokenizer_of_several_languages_has_the_symbols_of_each() -> None:
+    plan = in_language(read(RELEASED), RELEASED, "eng")
+    assert json.loads(plan.files["tokenizer_config.json"])["target_lang"] == "eng"
+    sizes_of = {name: len(held.dictionary or ()) for name, held in read(RELEASED).adapters.items()}
+    assert {name: len(ids) for name, ids in json.loads(plan.files["vocab.json"]).items()} == sizes_of
+    assert "target_lang" not in json.loads(planned(CTC).files["tokenizer_config.json"])
 
 
 def test_the_chosen_languages_tensors_take_the_models_place() -> None:
