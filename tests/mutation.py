@@ -43,31 +43,36 @@ TESTS: Mapping[str, str] = {
     "w2vc/command/": "commands/test_errors commands/test_screens commands/test_main",
     "w2vc/errors": "parts/test_messages commands/test_errors parts/test_budget commands/test_screens",
     "w2vc/families/": (
+        "parts/test_rows parts/test_measures parts/test_interpreter parts/test_placing parts/test_reference_parts "
         "parts/test_keys parts/test_families parts/test_names parts/test_overrides parts/test_notes parts/test_forms "
         "promises/test_literals promises/test_post_norm parts/test_tensors parts/test_wav2vec2 "
         "promises/test_reference promises/test_parity"
     ),
     "w2vc/families/conformer/": (
+        "parts/test_rows parts/test_measures parts/test_interpreter parts/test_reference_parts "
         "parts/test_keys parts/test_names parts/test_overrides parts/test_notes promises/test_literals "
         "promises/test_post_norm parts/test_tensors promises/test_reference promises/test_parity"
     ),
     "w2vc/families/hubert/": (
+        "parts/test_rows parts/test_measures parts/test_interpreter parts/test_reference_parts "
         "parts/test_keys parts/test_families parts/test_names parts/test_notes promises/test_literals "
         "promises/test_voice_conversion parts/test_wav2vec2 promises/test_reference promises/test_parity "
         "commands/test_verify_mutations"
     ),
-    "w2vc/families/placing": "promises/test_containers commands/test_pretrained",
+    "w2vc/families/placing": "parts/test_placing promises/test_containers commands/test_pretrained",
     "w2vc/families/wav2vec2/": (
+        "parts/test_rows parts/test_measures parts/test_interpreter parts/test_reference_parts "
         "parts/test_keys parts/test_families parts/test_names parts/test_notes promises/test_literals "
         "promises/test_languages parts/test_wav2vec2 promises/test_reference promises/test_parity"
     ),
     "w2vc/options": "commands/test_errors commands/test_load commands/test_main",
     "w2vc/paths": "commands/test_errors promises/test_surroundings promises/test_nothing_is_lost",
     "w2vc/planning/": (
-        "parts/test_overrides promises/test_literals promises/test_dictionaries parts/test_second_lines "
+        "parts/test_plan parts/test_placing parts/test_overrides promises/test_literals promises/test_dictionaries "
+        "parts/test_second_lines "
         "parts/test_forms commands/test_pretrained promises/test_eras commands/test_screens commands/test_model_card"
     ),
-    "w2vc/planning/languages": "promises/test_languages promises/test_literals",
+    "w2vc/planning/languages": "parts/test_plan promises/test_languages promises/test_literals",
     "w2vc/planning/provenance": "promises/test_nothing_is_lost commands/test_batch",
     "w2vc/reading/": (
         "parts/test_machine parts/test_policy parts/test_plain_values parts/test_readers parts/test_domains "

@@ -142,7 +142,7 @@ def _weigh(value: Tensor, scores: Tensor, mask: Tensor | None, weights: Weights)
 def _relative_positions(x: Tensor) -> Tensor:
     """``RelPositionalEncoding`` (modules/positional_encoding.py): (1, 2 * frames - 1, dim), most positive first."""
     frames, dim = x.shape[1:]
-    position = torch.arange(frames - 1, -frames, -1, dtype=torch.float32).unsqueeze(1)
+    position = torch.arange(frames - 1, -frames, -1).unsqueeze(1)
     frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * -(math.log(10000.0) / dim))
     angles = position * frequency
     return torch.stack((torch.sin(angles), torch.cos(angles)), dim=-1).flatten(-2).unsqueeze(0)
