@@ -39,7 +39,7 @@ COPIED = ("w2vc", "tests", "fixtures", ".github", "pyproject.toml", "README.md")
 
 TESTS: Mapping[str, str] = {
     "w2vc/": "commands/test_load commands/test_pretrained commands/test_conversion",
-    "w2vc/batching/": "commands/test_batch",
+    "w2vc/batching/": "parts/test_batching commands/test_batch",
     "w2vc/command/": "commands/test_errors commands/test_screens commands/test_main",
     "w2vc/errors": "commands/test_errors parts/test_budget commands/test_screens",
     "w2vc/families/": (

@@ -29,8 +29,6 @@ from w2vc.errors import OutputError, UsageError
 from w2vc.options import Options
 from w2vc.planning.provenance import find_record
 
-pytestmark = pytest.mark.slow
-
 GOOD = (
     "relative_ctc",
     "rotary_ctc",
@@ -406,6 +404,7 @@ def test_each_bad_row_of_a_manifest_fails_alone_with_its_line(tmp_path: Path) ->
     assert [path.name for path in outputs(tmp_path / "out")] == ["good"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["a\0b", "\ud800.pt", "x" * 100_000, "missing", "/proc/self/mem", "/dev/zero", "/dev/null", "", 7, [], "\n"]
 )
@@ -435,6 +434,7 @@ def statuses(summary: BatchSummary) -> list[str]:
     return [result.status for result in sorted(summary.results, key=lambda result: result.checkpoint)]
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_done_again(tmp_path: Path) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"
     for name in ("a.pt", "b.pt"):
@@ -455,6 +455,7 @@ def test_only_what_changed_is_done_again(tmp_path: Path) -> None:
     assert statuses(here([folder], output, force=True)) == ["converted", "converted"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -474,6 +475,7 @@ def test_another_option_does_it_again_and_the_same_one_does_not(
     assert statuses(here([tmp_path / "a.pt"], tmp_path / "out")) == ["converted"]
 
 
+@pytest.mark.slow
 def test_another_config_does_it_again_and_the_same_values_do_not(tmp_path: Path) -> None:
     put(tmp_path / "a.pt", "relative_pretraining")
     config = tmp_path / "config.json"
@@ -492,6 +494,7 @@ def test_another_config_does_it_again_and_the_same_values_do_not(tmp_path: Path)
     assert statuses(here([tmp_path / "a.pt"], tmp_path / "out")) == ["converted"]
 
 
+@pytest.mark.slow
 def test_another_dictionary_does_it_again_and_one_with_other_counts_does_not(tmp_path: Path) -> None:
     without_dictionary = tmp_path / "in" / "a.pt"
     empty(without_dictionary)
@@ -515,6 +518,7 @@ def test_another_dictionary_does_it_again_and_one_with_other_counts_does_not(tmp
     assert vocabulary[symbols[1]] < vocabulary[symbols[0]]
 
 
+@pytest.mark.slow
 def test_a_dictionary_that_contradicts_the_checkpoints_own_is_no_reason_to_skip(tmp_path: Path) -> None:
     beside = put(tmp_path / "in" / "a.pt").with_name("dict.ltr.txt")
     assert statuses(here([tmp_path / "in"], tmp_path / "out")) == ["converted"]
@@ -553,6 +557,7 @@ def test_what_somebody_else_put_there_is_never_replaced(tmp_path: Path, header: 
     assert contents(tmp_path / "out" / "a") == {"model.safetensors": header}
 
 
+@pytest.mark.slow
 def test_a_file_of_somebody_elses_in_an_output_is_kept_even_if_it_is_out_of_date(tmp_path: Path) -> None:
     put(tmp_path / "a.pt", "relative_pretraining")
     here([tmp_path / "a.pt"], tmp_path / "out")
@@ -612,6 +617,7 @@ def test_a_report_is_appended_to_even_behind_a_torn_line(tmp_path: Path) -> None
     assert seen[-1] == "1/1"
 
 
+@pytest.mark.slow
 def test_many_are_converted_despite_bad_ones_and_a_second_run_does_nothing(tmp_path: Path) -> None:
     bad = MANY // 20
     put_many(tmp_path / "in", MANY, bad)
@@ -642,6 +648,7 @@ def test_many_are_converted_despite_bad_ones_and_a_second_run_does_nothing(tmp_p
 # Interruptions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_a_killed_batch_is_completed_by_running_it_again(tmp_path: Path, whole_group: bool) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"
@@ -665,6 +672,7 @@ def test_a_killed_batch_is_completed_by_running_it_again(tmp_path: Path, whole_g
     assert not leftovers(output)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
     folder, output, report = tmp_path / "in", tmp_path / "out", tmp_path / "report.jsonl"
     put_many(folder, 24)
@@ -685,6 +693,7 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
     assert last["unfinished"] == 24 - last["converted"] > 0
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     folder, output, report = tmp_path / "in", tmp_path / "out", tmp_path / "report.jsonl"
     put_many(folder, 24)
@@ -709,6 +718,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     assert not leftovers(output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "opened",
     [
@@ -757,6 +767,7 @@ def as_nobody() -> list[str]:
     return [*nobody, *reading]
 
 
+@pytest.mark.slow
 def test_it_works_as_nobody_without_environment_from_a_read_only_folder_with_read_only_input(tmp_path: Path) -> None:
     put_many(tmp_path / "in", 4)
     with open_to_all() as place:
@@ -833,6 +844,7 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subproc
             process.wait()
 
 
+@pytest.mark.slow
 def test_over_dask_a_lost_workers_checkpoints_are_done_elsewhere_and_all_is_as_here(tmp_path: Path) -> None:
     folder, report = tmp_path / "in", tmp_path / "report.jsonl"
     put_many(folder, 24)
@@ -856,6 +868,7 @@ def test_over_dask_a_lost_workers_checkpoints_are_done_elsewhere_and_all_is_as_h
         assert contents(tmp_path / "out" / output.relative_to(tmp_path / "local")) == contents(output)
 
 
+@pytest.mark.slow
 def test_a_dask_address_without_a_scheduler_is_an_error_of_two_lines(tmp_path: Path) -> None:
     put(tmp_path / "a.pt", "relative_pretraining")
     result = run(tmp_path / "a.pt", "--output", tmp_path / "out", "--dask", "no-such-protocol://127.0.0.1:1")
