@@ -75,13 +75,14 @@ TESTS: Mapping[str, str] = {
         "promises/test_two_readers promises/test_hostile_files"
     ),
     "w2vc/report": "commands/test_screens commands/test_conversion commands/test_main",
-    "w2vc/verifying/": "parts/test_second_lines commands/test_verify commands/test_verify_mutations",
+    "w2vc/verifying/": "parts/test_verifying parts/test_second_lines commands/test_verify commands/test_verify_mutations",
     "w2vc/writing/": (
-        "parts/test_strided promises/test_checksums parts/test_second_lines promises/test_eras commands/test_conversion"
+        "parts/test_writing parts/test_strided promises/test_checksums parts/test_second_lines promises/test_eras "
+        "commands/test_conversion"
     ),
-    "w2vc/writing/interrupts": "promises/test_interruption",
-    "w2vc/writing/output_directory": "promises/test_nothing_is_lost promises/test_interruption",
-    "w2vc/writing/ownership": "promises/test_nothing_is_lost promises/test_interruption",
+    "w2vc/writing/interrupts": "parts/test_writing promises/test_interruption",
+    "w2vc/writing/output_directory": "parts/test_writing promises/test_nothing_is_lost promises/test_interruption",
+    "w2vc/writing/ownership": "parts/test_writing promises/test_nothing_is_lost promises/test_interruption",
 }
 """The tests of a part of the package, the cheap ones first. The longest path that a module's begins with counts."""
 

@@ -808,6 +808,23 @@ def test_results_are_told_of_as_they_come_and_the_sums_at_the_end(
     assert lines == [*(one.values() for one in told), {"summary": summary.values()}]
 
 
+def test_files_of_the_options_mean_the_same_wherever_the_work_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty(tmp_path / "a.pt", tmp_path / "d.txt")
+    asked: list[Path | None] = []
+
+    def noted(one: Job, _force: bool) -> Result:
+        asked.append(one.options.dictionary)
+        return Result(one.checkpoint, one.output, "converted")
+
+    monkeypatch.setattr(batching, "work", noted)
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(1) as executor:
+        batch(["a.pt"], "out", executor=executor, dictionary="d.txt")
+    assert asked == [tmp_path / "d.txt"]
+
+
 def _status(force: bool) -> work.Status:
     return "converted" if force else "failed"
 
