@@ -38,9 +38,9 @@ ROOT = Path(__file__).parent.parent
 COPIED = ("w2vc", "tests", "fixtures", ".github", "pyproject.toml", "README.md")
 
 TESTS: Mapping[str, str] = {
-    "w2vc/": "commands/test_load commands/test_pretrained commands/test_conversion",
+    "w2vc/": "parts/test_command commands/test_load commands/test_pretrained commands/test_conversion",
     "w2vc/batching/": "parts/test_batching commands/test_batch",
-    "w2vc/command/": "commands/test_errors commands/test_screens commands/test_main",
+    "w2vc/command/": "parts/test_command commands/test_errors commands/test_screens commands/test_main",
     "w2vc/errors": "commands/test_errors parts/test_budget commands/test_screens",
     "w2vc/families/": (
         "parts/test_keys parts/test_families parts/test_names parts/test_overrides parts/test_notes parts/test_forms "
@@ -61,21 +61,23 @@ TESTS: Mapping[str, str] = {
         "parts/test_keys parts/test_families parts/test_names parts/test_notes promises/test_literals "
         "promises/test_languages parts/test_wav2vec2 promises/test_reference promises/test_parity"
     ),
-    "w2vc/options": "commands/test_errors commands/test_load commands/test_main",
-    "w2vc/paths": "commands/test_errors promises/test_surroundings promises/test_nothing_is_lost",
+    "w2vc/options": "parts/test_command commands/test_errors commands/test_load commands/test_main",
+    "w2vc/paths": "parts/test_command commands/test_errors promises/test_surroundings promises/test_nothing_is_lost",
     "w2vc/planning/": (
         "parts/test_overrides promises/test_literals promises/test_dictionaries parts/test_second_lines "
         "parts/test_forms commands/test_pretrained promises/test_eras commands/test_screens commands/test_model_card"
     ),
     "w2vc/planning/languages": "promises/test_languages promises/test_literals",
-    "w2vc/planning/provenance": "promises/test_nothing_is_lost commands/test_batch",
+    "w2vc/planning/provenance": "parts/test_command promises/test_nothing_is_lost commands/test_batch",
     "w2vc/reading/": (
         "parts/test_budget parts/test_domains parts/test_archive parts/test_pickle_program parts/test_confirmation "
         "promises/test_dictionaries parts/test_second_lines promises/test_eras promises/test_containers "
         "promises/test_two_readers promises/test_hostile_files"
     ),
-    "w2vc/report": "commands/test_screens commands/test_conversion commands/test_main",
-    "w2vc/verifying/": "parts/test_verifying parts/test_second_lines commands/test_verify commands/test_verify_mutations",
+    "w2vc/report": "parts/test_command commands/test_screens commands/test_conversion commands/test_main",
+    "w2vc/verifying/": (
+        "parts/test_verifying parts/test_second_lines commands/test_verify commands/test_verify_mutations"
+    ),
     "w2vc/writing/": (
         "parts/test_writing parts/test_strided promises/test_checksums parts/test_second_lines promises/test_eras "
         "commands/test_conversion"
