@@ -741,7 +741,7 @@ def test_a_bar_is_drawn_after_a_second_and_not_too_often(monkeypatch: pytest.Mon
         update=lambda task, completed, refresh: drawn.append((task, completed, refresh)),
         task_ids=[17],
     )
-    now = iter([0.0, 0.9, 1.0, 1.05, 1.1])
+    now = iter([50.0, 50.75, 51.0, 51.0625, 51.125])
     monkeypatch.setattr(app, "time", types.SimpleNamespace(monotonic=lambda: next(now)))
     monkeypatch.setattr(app, "_make_bar", lambda: bar)
     monkeypatch.setattr(terminal, "bar_is_shown", False)
