@@ -38,9 +38,9 @@ ROOT = Path(__file__).parent.parent
 COPIED = ("w2vc", "tests", "fixtures", ".github", "pyproject.toml", "README.md")
 
 TESTS: Mapping[str, str] = {
-    "w2vc/": "commands/test_load commands/test_pretrained commands/test_conversion",
-    "w2vc/batching/": "commands/test_batch",
-    "w2vc/command/": "commands/test_errors commands/test_screens commands/test_main",
+    "w2vc/": "parts/test_command commands/test_load commands/test_pretrained commands/test_conversion",
+    "w2vc/batching/": "parts/test_batching commands/test_batch",
+    "w2vc/command/": "parts/test_command commands/test_errors commands/test_screens commands/test_main",
     "w2vc/errors": "parts/test_messages commands/test_errors parts/test_budget commands/test_screens",
     "w2vc/families/": (
         "parts/test_rows parts/test_measures parts/test_interpreter parts/test_placing parts/test_reference_parts "
@@ -65,29 +65,32 @@ TESTS: Mapping[str, str] = {
         "parts/test_keys parts/test_families parts/test_names parts/test_notes promises/test_literals "
         "promises/test_languages parts/test_wav2vec2 promises/test_reference promises/test_parity"
     ),
-    "w2vc/options": "commands/test_errors commands/test_load commands/test_main",
-    "w2vc/paths": "commands/test_errors promises/test_surroundings promises/test_nothing_is_lost",
+    "w2vc/options": "parts/test_command commands/test_errors commands/test_load commands/test_main",
+    "w2vc/paths": "parts/test_command commands/test_errors promises/test_surroundings promises/test_nothing_is_lost",
     "w2vc/planning/": (
         "parts/test_plan parts/test_placing parts/test_overrides promises/test_literals promises/test_dictionaries "
         "parts/test_second_lines "
         "parts/test_forms commands/test_pretrained promises/test_eras commands/test_screens commands/test_model_card"
     ),
     "w2vc/planning/languages": "parts/test_plan promises/test_languages promises/test_literals",
-    "w2vc/planning/provenance": "promises/test_nothing_is_lost commands/test_batch",
+    "w2vc/planning/provenance": "parts/test_command promises/test_nothing_is_lost commands/test_batch",
     "w2vc/reading/": (
         "parts/test_machine parts/test_policy parts/test_plain_values parts/test_readers parts/test_domains "
         "parts/test_archive parts/test_confirmation parts/test_refusals parts/test_budget parts/test_pickle_program "
         "promises/test_dictionaries parts/test_second_lines promises/test_eras promises/test_containers "
         "promises/test_two_readers promises/test_hostile_files"
     ),
-    "w2vc/report": "commands/test_screens commands/test_conversion commands/test_main",
-    "w2vc/verifying/": "parts/test_second_lines commands/test_verify commands/test_verify_mutations",
-    "w2vc/writing/": (
-        "parts/test_strided promises/test_checksums parts/test_second_lines promises/test_eras commands/test_conversion"
+    "w2vc/report": "parts/test_command commands/test_screens commands/test_conversion commands/test_main",
+    "w2vc/verifying/": (
+        "parts/test_verifying parts/test_second_lines commands/test_verify commands/test_verify_mutations"
     ),
-    "w2vc/writing/interrupts": "promises/test_interruption",
-    "w2vc/writing/output_directory": "promises/test_nothing_is_lost promises/test_interruption",
-    "w2vc/writing/ownership": "promises/test_nothing_is_lost promises/test_interruption",
+    "w2vc/writing/": (
+        "parts/test_writing parts/test_strided promises/test_checksums parts/test_second_lines promises/test_eras "
+        "commands/test_conversion"
+    ),
+    "w2vc/writing/interrupts": "parts/test_writing promises/test_interruption",
+    "w2vc/writing/output_directory": "parts/test_writing promises/test_nothing_is_lost promises/test_interruption",
+    "w2vc/writing/ownership": "parts/test_writing promises/test_nothing_is_lost promises/test_interruption",
 }
 """The tests of a part of the package, the cheap ones first. The longest path that a module's begins with counts."""
 

@@ -32,8 +32,6 @@ from w2vc.errors import OutputError, UsageError, W2vcError
 from w2vc.options import Options
 from w2vc.planning.provenance import find_record
 
-pytestmark = pytest.mark.slow
-
 GOOD = (
     "relative_ctc",
     "rotary_ctc",
@@ -403,6 +401,7 @@ def test_each_bad_row_of_a_manifest_fails_alone_with_its_line(tmp_path: Path) ->
     assert [path.name for path in outputs(tmp_path / "out")] == ["good"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["a\0b", "\ud800.pt", "x" * 100_000, "missing", "/proc/self/mem", "/dev/zero", "/dev/null", "", 7, [], "\n"]
 )
@@ -432,6 +431,7 @@ def statuses(summary: BatchSummary) -> list[str]:
     return [result.status for result in sorted(summary.results, key=lambda result: result.checkpoint)]
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_done_again(tmp_path: Path) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"
     for name in ("a.pt", "b.pt"):
@@ -452,6 +452,7 @@ def test_only_what_changed_is_done_again(tmp_path: Path) -> None:
     assert statuses(here([folder], output, force=True)) == ["converted", "converted"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -471,6 +472,7 @@ def test_another_option_does_it_again_and_the_same_one_does_not(
     assert statuses(here([tmp_path / "a.pt"], tmp_path / "out")) == ["converted"]
 
 
+@pytest.mark.slow
 def test_another_config_does_it_again_and_the_same_values_do_not(tmp_path: Path) -> None:
     put(tmp_path / "a.pt", "relative_pretraining")
     config = tmp_path / "config.json"
@@ -489,6 +491,7 @@ def test_another_config_does_it_again_and_the_same_values_do_not(tmp_path: Path)
     assert statuses(here([tmp_path / "a.pt"], tmp_path / "out")) == ["converted"]
 
 
+@pytest.mark.slow
 def test_another_dictionary_does_it_again_and_one_with_other_counts_does_not(tmp_path: Path) -> None:
     without_dictionary = tmp_path / "in" / "a.pt"
     empty(without_dictionary)
@@ -512,6 +515,7 @@ def test_another_dictionary_does_it_again_and_one_with_other_counts_does_not(tmp
     assert vocabulary[symbols[1]] < vocabulary[symbols[0]]
 
 
+@pytest.mark.slow
 def test_a_dictionary_that_contradicts_the_checkpoints_own_is_no_reason_to_skip(tmp_path: Path) -> None:
     beside = put(tmp_path / "in" / "a.pt").with_name("dict.ltr.txt")
     assert statuses(here([tmp_path / "in"], tmp_path / "out")) == ["converted"]
@@ -657,6 +661,7 @@ def test_what_somebody_else_put_there_is_never_replaced(tmp_path: Path, header: 
     assert contents(tmp_path / "out" / "a") == {"model.safetensors": header}
 
 
+@pytest.mark.slow
 def test_a_file_of_somebody_elses_in_an_output_is_kept_even_if_it_is_out_of_date(tmp_path: Path) -> None:
     put(tmp_path / "a.pt", "relative_pretraining")
     here([tmp_path / "a.pt"], tmp_path / "out")
@@ -716,6 +721,7 @@ def test_a_report_is_appended_to_even_behind_a_torn_line(tmp_path: Path) -> None
     assert seen[-1] == "1/1"
 
 
+@pytest.mark.slow
 def test_many_are_converted_despite_bad_ones_and_a_second_run_does_nothing(tmp_path: Path) -> None:
     bad = MANY // 20
     put_many(tmp_path / "in", MANY, bad)
@@ -746,6 +752,7 @@ def test_many_are_converted_despite_bad_ones_and_a_second_run_does_nothing(tmp_p
 # Interruptions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_a_killed_batch_is_completed_by_running_it_again(tmp_path: Path, whole_group: bool) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"
@@ -769,6 +776,7 @@ def test_a_killed_batch_is_completed_by_running_it_again(tmp_path: Path, whole_g
     assert not leftovers(output)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
     folder, output, report = tmp_path / "in", tmp_path / "out", tmp_path / "report.jsonl"
     put_many(folder, 24)
@@ -789,6 +797,7 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
     assert last["unfinished"] == 24 - last["converted"] > 0
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     folder, output, report = tmp_path / "in", tmp_path / "out", tmp_path / "report.jsonl"
     put_many(folder, 24)
@@ -813,6 +822,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     assert not leftovers(output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "opened",
     [
@@ -862,6 +872,7 @@ def as_nobody() -> list[str]:
     return [*nobody, *reading]
 
 
+@pytest.mark.slow
 def test_it_works_as_nobody_without_environment_from_a_read_only_folder_with_read_only_input(tmp_path: Path) -> None:
     put_many(tmp_path / "in", 4)
     with open_to_all() as place:
@@ -948,6 +959,7 @@ def is_all_as_here(folder: Path, output: Path, local: Path) -> None:
         assert contents(output / place.relative_to(local)) == contents(place)
 
 
+@pytest.mark.slow
 def test_over_dask_a_lost_workers_checkpoints_are_done_elsewhere_and_all_is_as_here(tmp_path: Path) -> None:
     folder, report = tmp_path / "in", tmp_path / "report.jsonl"
     put_many(folder, 24)
@@ -966,6 +978,7 @@ def test_over_dask_a_lost_workers_checkpoints_are_done_elsewhere_and_all_is_as_h
     is_all_as_here(folder, tmp_path / "out", tmp_path / "local")
 
 
+@pytest.mark.slow
 def test_over_dask_several_threads_of_one_worker_convert_all_as_here(tmp_path: Path) -> None:
     put_many(tmp_path / "in", 24)
     (tmp_path / "dask").mkdir()
@@ -976,6 +989,7 @@ def test_over_dask_several_threads_of_one_worker_convert_all_as_here(tmp_path: P
     is_all_as_here(tmp_path / "in", tmp_path / "out", tmp_path / "local")
 
 
+@pytest.mark.slow
 def test_a_dask_address_without_a_scheduler_is_an_error_of_two_lines(tmp_path: Path) -> None:
     put(tmp_path / "a.pt", "relative_pretraining")
     result = run(tmp_path / "a.pt", "--output", tmp_path / "out", "--dask", "no-such-protocol://127.0.0.1:1")

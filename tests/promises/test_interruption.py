@@ -28,8 +28,6 @@ from w2vc.errors import OutputExistsError, OutputWriteError
 from w2vc.writing.output_directory import _exchange as exchange
 from w2vc.writing.output_directory import check_free, output_directory
 
-pytestmark = pytest.mark.slow
-
 # A hundred kills in all.
 KILLS_BEFORE, KILLS_DURING, KILLS_AFTER = 20, 70, 10
 SIGNALS = 12
@@ -89,6 +87,7 @@ def hidden(folder: Path) -> list[str]:
 SLACK = 500
 
 
+@pytest.mark.slow
 def test_a_kill_before_anything_is_written_leaves_nothing(
     children: Children, large: Path, moments: Moments, tmp_path: Path
 ) -> None:
@@ -97,6 +96,7 @@ def test_a_kill_before_anything_is_written_leaves_nothing(
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_of_the_writing_leaves_all_or_nothing_and_the_rerun_succeeds(
     children: Children, large: Path, right: dict[str, bytes], moments: Moments, tmp_path: Path
 ) -> None:
@@ -114,6 +114,7 @@ def test_a_kill_at_any_moment_of_the_writing_leaves_all_or_nothing_and_the_rerun
     assert hidden(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_kill_after_the_writing_leaves_it_complete(
     children: Children, large: Path, right: dict[str, bytes], moments: Moments, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_kill_after_the_writing_leaves_it_complete(
         shutil.rmtree(output)
 
 
+@pytest.mark.slow
 def test_a_kill_while_an_output_is_replaced_leaves_the_old_or_the_new_one(
     children: Children, large: Path, right: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -150,6 +152,7 @@ def test_a_kill_while_an_output_is_replaced_leaves_the_old_or_the_new_one(
     assert hidden(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: signal.Signals(number).name)
 def test_a_signal_leaves_nothing_behind(
     number: int, children: Children, large: Path, right: dict[str, bytes], moments: Moments, tmp_path: Path
@@ -190,6 +193,7 @@ def interrupted_library(how: str, output: Path) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)  # noqa: S603 - ours
 
 
+@pytest.mark.slow
 def test_ctrl_c_within_a_library_is_told_as_nothing_else(tmp_path: Path) -> None:
     run = interrupted_library("taken", tmp_path / "out")
     assert (run.returncode, run.stdout) == (130, "")
@@ -197,12 +201,14 @@ def test_ctrl_c_within_a_library_is_told_as_nothing_else(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_that_whoever_started_it_has_ignored_stays_ignored(tmp_path: Path) -> None:
     run = interrupted_library("ignored", tmp_path / "out")
     assert (run.returncode, run.stderr) == (0, "")
     assert (tmp_path / "out" / "config.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: signal.Signals(number).name
 )
@@ -243,6 +249,7 @@ def small_file_system(place: Path, size: int) -> Iterator[bool]:
             libc.umount2(os.fsencode(place), 2)
 
 
+@pytest.mark.slow
 def test_a_full_disk_gives_exit_5_and_is_left_empty(children: Children, large: Path, tmp_path: Path) -> None:
     with small_file_system(tmp_path / "disk", 8 * 2**20) as mounted:
         if not mounted:  # the same through a limit on the size of files
@@ -256,6 +263,7 @@ def test_a_full_disk_gives_exit_5_and_is_left_empty(children: Children, large: P
         assert list((tmp_path / "disk").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
 def test_an_error_of_the_file_system_leaves_nothing(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -269,6 +277,7 @@ def test_an_error_of_the_file_system_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_folder_without_permission_gives_exit_5_and_is_left_as_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir(mode=0o555)
@@ -306,6 +315,7 @@ def _give_up_rights() -> None:
     assert libc.capset(header, (ctypes.c_uint32 * 6)()) == 0, os.strerror(ctypes.get_errno())
 
 
+@pytest.mark.slow
 def test_an_output_on_another_file_system_is_complete(large: Path, right: dict[str, bytes]) -> None:
     folder = Path("/dev/shm") / f"w2vc-{os.getpid()}"  # noqa: S108 - its own folder, by the process's number
     folder.mkdir()
@@ -321,6 +331,7 @@ def test_an_output_on_another_file_system_is_complete(large: Path, right: dict[s
 # Two at once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--force",)], ids=["", "force"])
 def test_of_two_conversions_to_the_same_output_one_wins_and_it_is_complete(
     options: tuple[str, ...], large: Path, right: dict[str, bytes], tmp_path: Path

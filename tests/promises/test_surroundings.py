@@ -24,8 +24,6 @@ from w2vc.batching.pool import import_path
 from w2vc.errors import UsageError
 from w2vc.reading.opening import read_small_file
 
-pytestmark = pytest.mark.slow
-
 SOURCE = checkpoint("relative_ctc")
 ROOT = str(Path(w2vc.__file__).parent.parent)
 MODULE = [sys.executable, "-m", "w2vc"]
@@ -75,6 +73,7 @@ def ran(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("RAN-*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -91,6 +90,7 @@ def test_no_module_of_the_current_folder_is_imported(arguments: tuple[str, ...],
     assert ran(downloads) == set()
 
 
+@pytest.mark.slow
 def test_python_m_imports_from_the_current_folder_at_most_what_python_itself_does(downloads: Path) -> None:
     """``runpy`` and what it needs are imported before any code of ours; -P keeps Python from that, too."""
     probe = "import runpy, sys; print(*sys.modules)"
@@ -112,6 +112,7 @@ def test_what_workers_import_from_is_what_we_do_without_the_current_folder(
     assert import_path() == [str(tmp_path / "sub"), "/usr/lib"]
 
 
+@pytest.mark.slow
 def test_a_script_may_call_batch_without_a_guard(tmp_path: Path) -> None:
     shutil.copyfile(checkpoint("relative_pretraining"), tmp_path / "a.pt")
     (tmp_path / "script.py").write_text("import w2vc\nprint(w2vc.batch(['a.pt'], 'out', jobs=1).is_good)\n")
@@ -129,6 +130,7 @@ def shell(line: str, *arguments: object, **options: Any) -> subprocess.Completed
     return run(*arguments, command=["bash", "-c", script, "bash"], **options)
 
 
+@pytest.mark.slow
 def test_closed_streams_change_nothing(tmp_path: Path) -> None:
     for number, closed in enumerate(("<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-")):
         output = tmp_path / str(number)
@@ -137,6 +139,7 @@ def test_closed_streams_change_nothing(tmp_path: Path) -> None:
         assert shell(f'w2vc convert "$1" "$2" {closed}', SOURCE, output).returncode == 5
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_printed_is_an_error_and_an_error_keeps_its_code(tmp_path: Path) -> None:
     result = shell('w2vc inspect "$1" > /dev/full', SOURCE)
     two_lines(result, 5, "The result can't be printed: No space left on device.")
@@ -146,12 +149,14 @@ def test_a_result_that_cannot_be_printed_is_an_error_and_an_error_keeps_its_code
     assert shell('w2vc batch "$1" -o "$2" 2> /dev/full', SOURCE, tmp_path / "out").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ['w2vc inspect "$1" --tensors', "w2vc --help", "w2vc convert --help"])
 def test_a_reader_that_has_left_is_no_error(line: str) -> None:
     result = shell(f"{line} | true; echo ${{PIPESTATUS[0]}}", SOURCE)
     assert (result.stdout, result.stderr) == ("0\n", "")
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_left_hides_no_difference_and_stops_no_batch(tmp_path: Path) -> None:
     w2vc.convert(checkpoint("relative_pretraining"), tmp_path / "other")
     result = shell('w2vc verify "$1" "$2" 2>&1 | true; echo ${PIPESTATUS[0]}', SOURCE, tmp_path / "other")
@@ -160,6 +165,7 @@ def test_a_reader_that_has_left_hides_no_difference_and_stops_no_batch(tmp_path:
     assert result.stdout == "0\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}])
 def test_a_stream_that_takes_only_ascii_gets_ascii(environment: dict[str, str], tmp_path: Path) -> None:
     source = tmp_path / "modell-\N{LATIN SMALL LETTER U WITH DIAERESIS}.pt"
@@ -170,6 +176,7 @@ def test_a_stream_that_takes_only_ascii_gets_ascii(environment: dict[str, str], 
     two_lines(run("inspect", tmp_path / "\N{SNOWMAN}.pt", env=environment), 3)
 
 
+@pytest.mark.slow
 def test_names_that_are_no_unicode_are_read_and_shown_escaped_but_not_written(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path)
     shutil.copyfile(SOURCE, folder + b"/\xff\xfe.pt")
@@ -196,6 +203,7 @@ def pipe(tmp_path: Path) -> Path:
 ODD = ("pipe", "/dev/zero", "/dev/stdin", "/dev/full", "/proc/kcore", "/proc/kmsg", "/proc/self/mem", ".", "endless")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "place"),
     # A folder is no manifest, but one of the things that a batch takes.
@@ -220,6 +228,7 @@ def test_what_is_no_small_file_is_refused_at_once(option: str, place: str, pipe:
     assert not (folder / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["pipe", "/dev/zero", "."])
 def test_a_recording_that_is_no_file_is_refused_at_once(
     place: str, pipe: Path, converted: Callable[[str], Path]
@@ -228,11 +237,13 @@ def test_a_recording_that_is_no_file_is_refused_at_once(
     two_lines(run("verify", SOURCE, converted("relative_ctc"), "--wav", given, stdin=subprocess.DEVNULL), 2)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_none_has_the_code_of_unreadable_ones(pipe: Path) -> None:
     for place in (pipe, "/dev/zero", "/dev/null", "/proc/self/mem", "/proc/self/environ", pipe.parent):
         two_lines(run("convert", place, pipe.parent / "out", stdin=subprocess.DEVNULL), 3)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_may_not_be_read_has_the_code_of_unreadable_ones(tmp_path: Path) -> None:
     secret = tmp_path / "secret.pt"
     shutil.copyfile(SOURCE, secret)
@@ -249,6 +260,7 @@ def test_a_small_file_that_grows_while_it_is_read_is_bounded(tmp_path: Path) -> 
     assert read_small_file(Path("/proc/self/status"), "manifest", 10**5, "").startswith(b"Name:")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["checkpoint", "text", "other.jsonl", "folder", "pipe", "/dev/null", "dataset"])
 def test_a_report_is_never_written_into_another_file(what: str, pipe: Path) -> None:
     folder = pipe.parent
@@ -301,6 +313,7 @@ def test_a_lack_of_memory_is_said_in_two_lines_and_leaves_nothing(
 # Ctrl-C before anything is ready
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["module", "script"])
 def test_ctrl_c_at_the_very_beginning_is_no_traceback(command: str, tmp_path: Path) -> None:
     """The signal comes at the import of typer, which takes most of the time before the first byte is read."""
@@ -329,6 +342,7 @@ def terminal(columns: int) -> Iterator[tuple[int, int]]:
         os.close(ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [20, 40, 80])
 def test_an_error_on_a_terminal_is_wrapped_with_a_hanging_indent(columns: int, tmp_path: Path) -> None:
     with terminal(columns) as (ours, theirs):
@@ -352,6 +366,7 @@ def test_an_error_on_a_terminal_is_wrapped_with_a_hanging_indent(columns: int, t
     assert len(lines) > 2
 
 
+@pytest.mark.slow
 def test_an_error_with_json_is_one_object_on_stdout(tmp_path: Path) -> None:
     result = run("convert", checkpoint("cropped_ctc"), tmp_path / "out", "--json")
     error = json.loads(result.stdout)["error"]
@@ -365,6 +380,7 @@ def test_an_error_with_json_is_one_object_on_stdout(tmp_path: Path) -> None:
     assert "error" not in json.loads(different.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -382,6 +398,7 @@ def test_wrong_usage_is_answered_with_what_was_meant(
     two_lines(run(*arguments, cwd=tmp_path), 2, *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "choices"), [("--dtype b", "bfloat16 bf16"), ("--head p", "pretraining projection")])
 def test_a_shell_completes_choices(line: str, choices: str) -> None:
     asked = {"COMP_WORDS": f"w2vc convert a.pt out {line}", "COMP_CWORD": "5"}
@@ -394,6 +411,7 @@ def test_dtypes_have_the_names_of_training_scripts_too(alias: str, dtype: str, t
     assert w2vc.convert(SOURCE, tmp_path / "out", dtype=alias, dry_run=True).values()["dtype"] == dtype
 
 
+@pytest.mark.slow
 def test_every_option_is_named_once() -> None:
     from w2vc.batching.manifests import COLUMNS
     from w2vc.command.app import app

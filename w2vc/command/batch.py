@@ -176,7 +176,7 @@ class _Bars(_Lines):
 def distinct_names(paths: list[Path]) -> list[str]:
     """Return the ends of paths, as short as they can be and still differ; the same number of parts of each."""
     for count in range(1, max((len(path.parts) for path in paths), default=0)):
-        names = ["/".join(path.parts[-count:]) for path in paths]
+        names = [str(Path(*path.parts[-count:])) for path in paths]
         if len(set(names)) == len(names):
             return names
     return [str(path) for path in paths]

@@ -63,8 +63,9 @@ def tell(text: str) -> None:
 def _silence(stream: TextIO) -> None:
     """Lead a stream to nowhere, so that what it still holds doesn't fail again at the end."""
     with suppress(OSError, ValueError):
+        descriptor = stream.fileno()
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
+        os.dup2(nowhere, descriptor)
         os.close(nowhere)
 
 
