@@ -1,4 +1,4 @@
-"""Everything that has to hold: linters, types, tests, coverage of branches, every lower bound, installers, a newcomer's path.
+"""Everything that has to hold: linters, types, tests, branch coverage, lower bounds, installers, a newcomer's path.
 
     python -m tests
 

@@ -37,10 +37,11 @@ from w2vc.errors import (
 )
 from w2vc.families.conv_feature_layers import ConvLayer
 from w2vc.options import DTYPE_ALIASES, OPTIONS, Options, read_options
-from w2vc.paths import absolute, given_path, open_at_once, other_than_a_file, read_small_file
+from w2vc.paths import absolute, given_path
 from w2vc.planning import provenance
 from w2vc.planning.provenance import Record, find_record, is_made_from, make_record
 from w2vc.reading.dictionary import SPECIAL_SYMBOLS, Dictionary
+from w2vc.reading.opening import open_at_once, other_than_a_file, read_small_file
 
 # ---------------------------------------------------------------------------------------------------------------
 # Options
@@ -319,7 +320,9 @@ def symbols(tmp_path: Path) -> Path:
 def made(options: Options, **more: Any) -> Record:
     values: dict[str, Any] = {
         "head": "ctc",
-        "is_own_head": True,
+        "auto_head": "ctc",
+        "auto_head_with_dict": "ctc",
+        "carries_dictionary": True,
         "overrides": None,
         "labels": "ltr",
         "dictionary": Dictionary((*SPECIAL_SYMBOLS, "A", "B"), "somewhere"),
@@ -343,15 +346,17 @@ def test_a_record_says_how_an_output_came_to_be() -> None:
         labels="ltr",
         dictionary="",
         files="README.md vocab.json",
-        is_own_head="true",
+        auto_head="ctc",
+        auto_head_with_dict="ctc",
+        carries_dictionary="true",
         prefix="p",
         language="deu",
         converted_by="",
     )
     assert found.converted_by.startswith("w2vc ")
     assert len(found.dictionary) == 64
-    without = made(Options(), labels=None, dictionary=None, is_own_head=False)
-    assert (without.labels, without.dictionary, without.is_own_head, without.ema) == ("", "", "false", "false")
+    without = made(Options(), labels=None, dictionary=None, carries_dictionary=False)
+    assert (without.labels, without.dictionary, without.carries_dictionary, without.ema) == ("", "", "false", "false")
     assert set(found.metadata()) == {each.name for each in fields(Record)}
 
 
@@ -373,8 +378,9 @@ def test_the_same_options_make_the_same_again_and_any_other_one_does_not(symbols
         changed = replace(plain, **other)
         assert not holds(record, changed, checkpoint), other
     assert not holds(replace(record, converted_by="w2vc 0"), plain, checkpoint)
-    assert not holds(replace(record, is_own_head="false"), plain, checkpoint)
-    assert holds(replace(record, is_own_head="false"), replace(plain, head="ctc"), checkpoint)
+    assert not holds(replace(record, auto_head="none"), plain, checkpoint)
+    assert holds(replace(record, auto_head_with_dict="none"), plain, checkpoint)
+    assert holds(replace(record, auto_head="none"), replace(plain, head="ctc"), checkpoint)
     without_card = made(plain, files=["vocab.json"])
     assert not holds(without_card, plain, checkpoint)
     assert holds(without_card, replace(plain, card=False), checkpoint)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from w2vc.reading.cfg import Cfg, short
 
 from tests.support.forgery import PROTOCOL_2, STOP, a_call, a_dict, a_global, a_list, a_storage, a_tensor, a_tuple, text
 from tests.support.limits import limit
 from w2vc.errors import DictionaryError, UnsafeError, UsageError
+from w2vc.families.cfg import Cfg, short
 from w2vc.reading import domains
 from w2vc.reading.budget import LIMITS, Budget
 from w2vc.reading.dictionary import (

@@ -974,25 +974,23 @@ def test_one_language_alone_has_no_file_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "is_own", "files"),
+    ("name", "asked", "auto", "files"),
     [
         (
             CTC,
             {},
-            "true",
+            "ctc",
             {"README.md", "config.json", "preprocessor_config.json", "tokenizer_config.json", "vocab.json"},
         ),
-        (CTC, {"head": "none", "card": False}, "false", {"config.json", "preprocessor_config.json"}),
-        (BASE, {"card": False}, "true", {"config.json", "preprocessor_config.json"}),
+        (CTC, {"head": "none", "card": False}, "ctc", {"config.json", "preprocessor_config.json"}),
+        (BASE, {"card": False}, "pretraining", {"config.json", "preprocessor_config.json"}),
     ],
 )
-def test_the_record_of_a_conversion_names_its_head_and_files(
-    name: str, asked: Any, is_own: str, files: set[str]
-) -> None:
+def test_the_record_of_a_conversion_names_its_head_and_files(name: str, asked: Any, auto: str, files: set[str]) -> None:
     passed: list[Path] = []
     found = prepare(checkpoint(name), Options(**asked), passed=lambda _, archive: passed.append(archive.path))
     assert passed == [checkpoint(name)]
-    assert (found.provenance.head, found.provenance.is_own_head) == (found.plan.head, is_own)
+    assert (found.provenance.head, found.provenance.auto_head) == (found.plan.head, auto)
     assert set(found.provenance.files.split()) == files == found.plan.files.keys()
     assert found.provenance.source_fingerprint == read(name).archive.fingerprint
     assert (found.dictionary is None) == (found.plan.head != "ctc") == (found.provenance.dictionary == "")

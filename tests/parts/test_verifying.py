@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from w2vc.verifying.stages import StageMap, Tap
 
 from w2vc.errors import DamagedError, DifferenceError, UsageError
-from w2vc.families.family import FirstRow, Scale
+from w2vc.families.family import FirstRow, Scale, StageMap, Tap
 from w2vc.planning.plan import Make, Move
 from w2vc.planning.processor import Vocabulary
 from w2vc.reading.dictionary import Dictionary
@@ -495,24 +494,6 @@ def test_bounds_are_wider_only_from_a_tensor_on_that_is_edited_and_rounded(
     assert bounds == dict(zip(("layers.0", "layers.1", "logits"), expected, strict=True))
 
 
-def test_padded_frames_are_left_out_where_they_arent_compared() -> None:
-    ours, theirs = torch.zeros(2, 3, 4), torch.ones(2, 3, 4)
-    padded = torch.tensor([[False, False, False], [False, False, True]])
-    compared = compare_outputs._compared_frames
-    some = StageMap((), padded_frames=False)
-    assert [side.shape for side in compared(ours, theirs, padded, some) if side is not None] == [(5, 4), (5, 4)]
-    for both, stages, mask in (
-        ((ours, theirs), StageMap(()), padded),
-        ((ours, theirs), some, None),
-        ((ours, None), some, padded),
-        ((ours, theirs[:, :2]), some, padded),
-        ((ours[:, :2], theirs[:, :2]), some, padded),
-    ):
-        found = compared(both[0], both[1], mask, stages)
-        assert found[0] is both[0]
-        assert found[1] is both[1]
-
-
 def test_the_references_stages_are_those_that_it_has() -> None:
     outputs: Any = types.SimpleNamespace(hidden_states=(torch.zeros(1),), logits=torch.ones(1), projected_states=None)
     stages = StageMap((*TAPS, Tap("all", "logits", "")), heads=("logits", "projected_states"))
@@ -618,8 +599,8 @@ def test_each_kind_of_complaint_is_a_difference(problem: str, monkeypatch: pytes
 
     monkeypatch.setattr(loading, "_layer_by_layer", lambda *_arguments: None)
     package = types.SimpleNamespace(M=types.SimpleNamespace(from_pretrained=load))
-    plan: Any = types.SimpleNamespace(model_class="M")
-    found = loading.load_model(package, plan, Path("/out"), frozenset(["kept"]))
+    plan: Any = types.SimpleNamespace(model_class="M", beyond=("kept",))
+    found = loading.load_model(package, plan, Path("/out"))
     listed = "x" if problem == "unexpected_keys" else "kept, x"
     assert found == ("evaluated", [Finding("loading", "M.from_pretrained", f"no {problem}", listed)])
     (options,) = asked
