@@ -173,7 +173,7 @@ def row_job(tmp_path: Path, **values: object) -> Job:
         ({}, "There is no checkpoint in it."),
         ({"checkpoint": ""}, "There is no checkpoint in it."),
         ({"checkpoint": 7}, "The checkpoint is 7, not a text."),
-        ({"checkpoint": "a.pt", "output": ["x"]}, "The output is ['x'], not a text."),
+        ({"checkpoint": "a.pt", "output": ["x"]}, "The output is a list, not a text."),
         ({"checkpoint": "a\0.pt"}, "checkpoint holds a NUL character"),
         ({"checkpoint": "a.pt", "output": "/x"}, "The output '/x' is not a name below --output."),
         ({"checkpoint": "a.pt", "output": "x/../y"}, "The output 'x/../y' is not a name below --output."),

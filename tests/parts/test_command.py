@@ -177,7 +177,7 @@ def test_a_small_file_is_read_whole_and_a_larger_one_is_wrong_usage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_bytes(bytes(range(100)))
-    monkeypatch.setattr("w2vc.paths._PIECE", 7)
+    monkeypatch.setattr("w2vc.reading.opening._PIECE", 7)
     for most in (100, 101):
         assert read_small_file(tmp_path / "file", "manifest", most, "") == bytes(range(100))
     with pytest.raises(UsageError, match=r"The manifest .*file is larger than 99 bytes\.") as caught:
@@ -423,7 +423,7 @@ def test_every_dictionary_that_there_is_has_to_be_the_recorded_one(symbols: Path
     assert not holds(record, Options(), checkpoint)
     symbols.write_text("no dictionary\n")
     assert not holds(record, Options(), checkpoint)
-    assert holds(made(Options(), head="none", dictionary=None), Options(), checkpoint)
+    assert holds(made(Options(), head="none", auto_head="none", dictionary=None), Options(), checkpoint)
     symbols.unlink()
     assert holds(record, Options(), checkpoint)  # the checkpoint's own is a part of its fingerprint
 

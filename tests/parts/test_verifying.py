@@ -626,7 +626,7 @@ def test_a_model_that_cannot_be_loaded_is_a_difference() -> None:
 # Audio
 
 
-def recording(path: Path, frames: int, rate: int = 100, channels: int = 1, width: int = 2) -> Path:
+def recording(path: Path, frames: int, rate: int = 1000, channels: int = 1, width: int = 2) -> Path:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(channels)
         file.setsampwidth(width)
@@ -636,22 +636,22 @@ def recording(path: Path, frames: int, rate: int = 100, channels: int = 1, width
 
 
 def test_a_recording_is_taken_as_it_is(tmp_path: Path) -> None:
-    heard = probe_audio.read_recording(recording(tmp_path / "a.wav", 1000), 100)
-    assert (len(heard.clips), len(heard.clips[0]), [len(clip) for clip in heard.batch]) == (1, 1000, [500, 333])
+    heard = probe_audio.read_recording(recording(tmp_path / "a.wav", 10_000), 1000)
+    assert (len(heard.clips), len(heard.clips[0]), [len(clip) for clip in heard.batch]) == (1, 10_000, [5000, 3333])
     assert heard.origin == f"{tmp_path}/a.wav, 10.0 s"
     assert heard.notes == ()
     assert heard.clips[0][1].item() == int.from_bytes(bytes([14, 21]), "little", signed=True) / 32768
 
 
 def test_what_was_done_to_a_recording_is_noted(tmp_path: Path) -> None:
-    heard = probe_audio.read_recording(recording(tmp_path / "a.wav", 6001, channels=2), 200)
+    heard = probe_audio.read_recording(recording(tmp_path / "a.wav", 60_001, channels=2), 2000)
     assert heard.notes == (
         f"only the first 60 s of {tmp_path}/a.wav are used",
         f"{tmp_path}/a.wav has 2 channels, which were mixed",
-        f"{tmp_path}/a.wav was resampled from 100 to 200 Hz",
+        f"{tmp_path}/a.wav was resampled from 1,000 to 2,000 Hz",
     )
-    assert len(heard.clips[0]) == 12_000
-    assert len(probe_audio.read_recording(recording(tmp_path / "b.wav", 6000), 100).notes) == 0
+    assert len(heard.clips[0]) == 120_000
+    assert len(probe_audio.read_recording(recording(tmp_path / "b.wav", 60_000), 1000).notes) == 0
 
 
 def test_resampling_keeps_a_tone() -> None:
