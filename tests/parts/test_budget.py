@@ -288,37 +288,47 @@ def test_a_pickle_of_unknown_length_is_read_up_to_the_limit(
             source.take(sum(pieces))
 
 
+def passes_with(name: str, most: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    with monkeypatch.context() as context, open_checkpoint(path) as file:
+        limit(context, name, most)
+        try:
+            examine(file, path)
+        except UnsafeError:
+            return False
+    return True
+
+
 def least(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """The lowest limit with which the file is let pass."""
-    lowest, highest = 0, LIMITS[name].most
-    while lowest < highest:
+    highest = 1
+    while not passes_with(name, highest, path, monkeypatch):
+        highest *= 2
+    lowest = highest // 2
+    while lowest + 1 < highest:
         most = (lowest + highest) // 2
-        with monkeypatch.context() as context, open_checkpoint(path) as file:
-            limit(context, name, most)
-            try:
-                examine(file, path)
-                highest = most
-            except UnsafeError:
-                lowest = most + 1
-    return lowest
+        lowest, highest = (lowest, most) if passes_with(name, most, path, monkeypatch) else (most, highest)
+    return highest
 
 
-@pytest.mark.parametrize("name", [name for name, row in LIMITS.items() if row.grows])
-def test_a_file_with_more_on_its_disk_is_allowed_as_many_times_more(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = FIXTURES / "eras" / "plain_dict_ctc.pt"
+TODAYS, LEGACY = (FIXTURES / "eras" / f"{name}.pt" for name in ("plain_dict_ctc", "legacy_format_ctc"))
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        *((name, TODAYS) for name, row in LIMITS.items() if row.grows),
+        *((name, LEGACY) for name in ("pickle bytes", "opcodes", "built bytes", "unfolded objects")),
+    ],
+)
+def test_a_file_with_more_on_its_disk_is_allowed_as_many_times_more(
+    name: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alone = least(name, path, monkeypatch)
-    monkeypatch.setattr(budget, "GROWTH_BYTES", path.stat().st_size // 3)
-    assert least(name, path, monkeypatch) == -(-alone // 4)
-    monkeypatch.setattr(budget, "GROWTH_BYTES", 1)
-    assert least(name, path, monkeypatch) == -(-alone // 17)
-
-
-@pytest.mark.parametrize("name", ["pickle bytes", "opcodes", "built bytes", "unfolded objects"])
-def test_a_legacy_files_limits_grow_as_well(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = FIXTURES / "eras" / "legacy_format_ctc.pt"
-    alone = least(name, path, monkeypatch)
-    monkeypatch.setattr(budget, "GROWTH_BYTES", path.stat().st_size)
-    assert least(name, path, monkeypatch) == -(-alone // 2)
+    for unit, times in ((path.stat().st_size, 2), (path.stat().st_size // 3, 4), (1, 17)):
+        monkeypatch.setattr(budget, "GROWTH_BYTES", unit)
+        enough = -(-alone // times)
+        assert passes_with(name, enough, path, monkeypatch)
+        assert not passes_with(name, enough - 1, path, monkeypatch)
 
 
 def test_holes_of_a_file_allow_nothing(tmp_path: Path) -> None:

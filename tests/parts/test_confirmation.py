@@ -206,6 +206,7 @@ def test_a_legacy_file_that_is_a_tar_archive_too_is_refused(tmp_path: Path) -> N
 GOOD = sorted((FIXTURES / "eras").glob("*.pt"))
 
 
+@pytest.mark.slow
 def test_good_checkpoints_are_read_from_several_threads_and_nothing_stays_changed() -> None:
     class Allowed:
         pass

@@ -15,6 +15,8 @@ from tests.conftest import EXAMPLES, checkpoint
 from tests.support.forgery import Made, altered, base, model
 from w2vc.errors import InconsistentError
 
+pytestmark = pytest.mark.whole
+
 NAMES = (*EXAMPLES, "rotary_ctc")
 
 KINDS = {"FloatStorage": np.float32, "LongStorage": np.int64}

@@ -384,6 +384,7 @@ BOMBS: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("body", "words"), BOMBS.values(), ids=BOMBS.keys())
 def test_what_would_take_memory_or_time_without_bound_is_refused_in_seconds(body: bytes, words: str) -> None:
     began = time.process_time()  # of this process alone, whatever else the machine is busy with
@@ -398,6 +399,7 @@ def test_a_pickle_larger_than_any_checkpoint_s_is_refused_before_it_is_read(monk
         read_program(a_program(a_list(*[b"N"] * 20)), "a.pt")
 
 
+@pytest.mark.slow
 def test_a_dictionary_of_260_000_symbols_passes() -> None:
     symbols = [f"symbol{number}" for number in range(260_000)]
     state = {"symbols": symbols, "count": list(range(260_000)), "indices": {s: n for n, s in enumerate(symbols)}}

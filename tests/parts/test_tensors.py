@@ -20,6 +20,8 @@ from w2vc.families.wav2vec2.tensors import TARGET as WAV2VEC2
 from w2vc.options import Options
 from w2vc.planning.preparation import read_and_describe
 
+pytestmark = pytest.mark.whole
+
 CONFIG: dict[str, Any] = {
     "hidden_size": 24,
     "num_hidden_layers": 2,

@@ -26,6 +26,8 @@ from w2vc.families.wav2vec2 import FAMILY
 from w2vc.families.wav2vec2.tensors import TARGET
 from w2vc.reading.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.whole
+
 OWN = [name for name in EVERY if name.startswith(("wav2vec2_", "plain_wav2vec2", "mms_"))]
 
 CONFIG: dict[str, Any] = {

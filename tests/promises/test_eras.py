@@ -15,6 +15,8 @@ import w2vc
 from tests.conftest import FIXTURES
 from w2vc.errors import UsageError
 
+pytestmark = pytest.mark.whole
+
 ERAS = FIXTURES / "eras"
 SIBLINGS = ("plain_dict_ctc", "plain_dict_pretraining")
 HALF = {"fp16_ctc": torch.float16, "bf16_ctc": torch.bfloat16}

@@ -23,6 +23,8 @@ from w2vc.planning.processor import tokenizer_config, vocabulary
 from w2vc.reading.checkpoint import read_checkpoint
 from w2vc.reading.dictionary import Dictionary
 
+pytestmark = pytest.mark.whole
+
 Files = dict[str, Any]
 EXPECTED: dict[str, dict[Head, Files]] = {
     path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FIXTURES.glob("*/expected.json"))

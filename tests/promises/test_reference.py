@@ -21,6 +21,8 @@ from w2vc.families.shared.reference import ReferenceOutputs
 from w2vc.options import Options
 from w2vc.planning.preparation import read_and_describe
 
+pytestmark = pytest.mark.whole
+
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
 RECORDED = sorted(path.parent.name for path in FIXTURES.glob("*/recorded.npz"))
 BOUND = 2e-6
