@@ -673,6 +673,7 @@ def test_a_bug_names_the_innermost_line() -> None:
 
 def test_a_lost_job_failed() -> None:
     found = lost(job("b"), "It died.")
+    assert (found.seconds, found.bytes_written) == (0.0, 0)
     assert (found.output, found.status, found.kind, found.why) == (
         Path("/out/b"),
         "failed",

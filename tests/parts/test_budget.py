@@ -288,6 +288,19 @@ def test_a_pickle_of_unknown_length_is_read_up_to_the_limit(
             source.take(sum(pieces))
 
 
+@pytest.mark.parametrize(("offset", "more"), [(1, 0), (0, 1)])
+def test_a_tensor_one_element_beyond_its_storage_is_refused(offset: int, more: int, tmp_path: Path) -> None:
+    saved = ZIP.saved()
+    tensor = model(saved)["w2v_encoder.proj.bias"]
+    storage, start, (length,), *rest = tensor.arguments
+    (tmp_path / "a.pt").write_bytes(ZIP.with_saved(saved))
+    read_checkpoint(tmp_path / "a.pt")
+    tensor.arguments = (storage, start + offset, (length + more,), *rest)
+    (tmp_path / "a.pt").write_bytes(ZIP.with_saved(saved))
+    with pytest.raises(UnreadableError, match="reaches beyond its storage"):
+        read_checkpoint(tmp_path / "a.pt")
+
+
 def passes_with(name: str, most: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
     with monkeypatch.context() as context, open_checkpoint(path) as file:
         limit(context, name, most)
