@@ -82,6 +82,10 @@ TESTS: Mapping[str, str] = {
         "promises/test_dictionaries parts/test_second_lines promises/test_eras promises/test_containers "
         "promises/test_two_readers promises/test_hostile_files"
     ),
+    "w2vc/reading/opening": (
+        "parts/test_command parts/test_plain_values parts/test_readers promises/test_dictionaries "
+        "promises/test_surroundings"
+    ),
     "w2vc/report": "parts/test_command commands/test_screens commands/test_conversion commands/test_main",
     "w2vc/verifying/": (
         "parts/test_verifying parts/test_second_lines commands/test_verify commands/test_verify_mutations"

@@ -78,7 +78,7 @@ def read_next_program(source: PickleSource, *, legacy: bool) -> PickleProgram:
 def _model_tensors(root: object) -> list[TensorUse]:
     """The tensors under the first of the usual keys, each once."""
     held = entries(root).values() if is_mapping(root) else ()
-    values = {key: value for key, value in held if type(key) is str}
+    values = dict(held)
     model = next((values[key] for key in MODEL_KEYS if key in values), None)
     found: list[TensorUse] = []
     left, seen = [model], set()
