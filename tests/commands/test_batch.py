@@ -580,6 +580,7 @@ NO_MORE = {
 }
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("what", NO_MORE)
 def test_an_output_whose_checkpoint_would_be_refused_by_now_stays_and_is_not_skipped(what: str, tmp_path: Path) -> None:
     case = NO_MORE[what]
@@ -598,6 +599,7 @@ def test_an_output_whose_checkpoint_would_be_refused_by_now_stays_and_is_not_ski
     assert not leftovers(tmp_path)
 
 
+@pytest.mark.whole
 def test_a_dictionary_that_was_next_to_the_checkpoint_is_missed_unless_it_is_given(tmp_path: Path) -> None:
     empty(tmp_path / "in" / "a.pt")
     without_dictionary(tmp_path / "in" / "a.pt")
@@ -613,6 +615,7 @@ def test_a_dictionary_that_was_next_to_the_checkpoint_is_missed_unless_it_is_giv
         assert statuses(here([tmp_path / "in"], tmp_path / "out")) == [expected]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("has_neighbour", [False, True])
 def test_a_dictionary_decides_on_the_head_of_others_models_each_time_anew(has_neighbour: bool, tmp_path: Path) -> None:
     place = save("wav2vec2_base_ctc", "lightning", tmp_path / "a.pt", whole=True)
@@ -629,6 +632,7 @@ def test_a_dictionary_decides_on_the_head_of_others_models_each_time_anew(has_ne
         assert statuses(here([place], tmp_path / "out", head=head, **given)) == ["skipped"]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "header", "record"])
 def test_an_incomplete_output_of_ours_is_made_anew(tmp_path: Path, damage: str) -> None:
     put(tmp_path / "a.pt", "relative_pretraining")
@@ -649,6 +653,7 @@ def test_an_incomplete_output_of_ours_is_made_anew(tmp_path: Path, damage: str) 
     assert contents(output) == before
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "header", [b"", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0[]", (10**5).to_bytes(8, "little") + b"[" * 10**5]
 )
@@ -677,6 +682,7 @@ def test_a_file_of_somebody_elses_in_an_output_is_kept_even_if_it_is_out_of_date
 # Failures and the report
 
 
+@pytest.mark.whole
 def test_a_bug_in_one_conversion_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(options: Options, path: Path, *arguments: object, **more: object) -> object:
         if path.name == "a.pt":
@@ -701,6 +707,7 @@ def test_a_missing_file_fails_alone(tmp_path: Path) -> None:
     assert {result.kind for result in summary.results} == {None, "MissingError"}
 
 
+@pytest.mark.whole
 def test_a_report_is_appended_to_even_behind_a_torn_line(tmp_path: Path) -> None:
     put(tmp_path / "a.pt", "relative_pretraining")
     report = tmp_path / "report.jsonl"

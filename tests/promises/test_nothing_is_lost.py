@@ -18,6 +18,8 @@ from w2vc.conversion import convert
 from w2vc.errors import OutputExistsError, OutputWriteError, UsageError, W2vcError
 from w2vc.writing.output_directory import output_directory
 
+pytestmark = pytest.mark.whole
+
 SOURCE = checkpoint("relative_pretraining")
 
 
