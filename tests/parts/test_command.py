@@ -191,6 +191,13 @@ def test_a_small_file_is_read_whole_and_a_larger_one_is_wrong_usage(
         read_small_file(Path("/proc/self/status"), "status", 10, "")
 
 
+def test_nothing_is_read_of_a_file_that_says_it_is_larger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(bytes(100))
+    monkeypatch.setattr("w2vc.reading.opening.os.read", lambda *_arguments: pytest.fail("it was read"))
+    with pytest.raises(UsageError, match="larger than 99 bytes"):
+        read_small_file(tmp_path / "file", "manifest", 99, "Give another.")
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Reports
 
