@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ _PROBLEMS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs",
 _MOST_SYMBOLS = 1000
 # Up to here, weights in half precision are made float32 as a whole.
 _MOST_WHOLE_BYTES = 2**27
+# transformers 4.57 changes the process while it makes a model: made by two threads at once, one has no weights.
+ONE_AT_A_TIME = threading.Lock()
 
 
 def load_model(transformers: Any, plan: Plan, output: Path) -> tuple[Any, list[Finding]]:
@@ -35,7 +38,8 @@ def load_model(transformers: Any, plan: Plan, output: Path) -> tuple[Any, list[F
     """
     kind = getattr(transformers, plan.model_class)
     try:
-        model, info = _layer_by_layer(kind, plan, output) or kind.from_pretrained(output, **_options())
+        with ONE_AT_A_TIME:
+            model, info = _layer_by_layer(kind, plan, output) or kind.from_pretrained(output, **_options())
     except Exception as error:  # whatever a changed directory leads transformers to
         return None, [failure("loading", f"{plan.model_class}.from_pretrained", "a model", error)]
     complaints = {problem: _names(info.get(problem) or ()) for problem in _PROBLEMS}
