@@ -24,6 +24,7 @@ WITH_LOWEST = (
     "tests/parts/test_tensors.py",
     "tests/promises/test_dictionaries.py",
     "tests/commands/test_verify.py",
+    "tests/commands/test_load.py",
     # typer, rich, omegaconf, safetensors, numpy
     "tests/commands/test_errors.py",
     "tests/commands/test_screens.py",

@@ -15,7 +15,7 @@ from w2vc.planning.overrides import read_config
 from w2vc.planning.plan import make_plan
 from w2vc.planning.preparation import find_dictionary, head_for, prepare, read_and_describe
 from w2vc.report import Conversion, Inspection, Refused
-from w2vc.verifying.loading import ONE_AT_A_TIME
+from w2vc.verifying.loading import from_pretrained
 from w2vc.verifying.transformers_settings import quiet_transformers
 from w2vc.writing.output_directory import check_free
 from w2vc.writing.record_check import RecordCheck
@@ -80,8 +80,7 @@ def load(checkpoint: AnyPath, **options: Unpack[OptionValues]) -> tuple[Any, Any
         directory = Path(folder) / "model"
         plan = convert(checkpoint, directory, **options).plan
         kind, dtype = getattr(transformers, plan.model_class), getattr(torch, plan.dtype)
-        with ONE_AT_A_TIME:
-            model = kind.from_pretrained(directory, dtype=dtype, local_files_only=True, use_safetensors=True)
+        model = from_pretrained(kind, directory, dtype=dtype)
         processor = None
         if plan.vocabulary is not None:
             processor = transformers.AutoProcessor.from_pretrained(directory, local_files_only=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,24 @@ def test_options_and_refusals_are_those_of_a_conversion() -> None:
     assert type(model).__name__ == "Wav2Vec2ConformerModel"
     with pytest.raises(UnsupportedModelError):
         w2vc.load(checkpoint("absolute_positions_pretraining"))
+
+
+def test_models_loaded_by_four_threads_at_once_have_all_their_weights() -> None:
+    names = ["relative_ctc", "wav2vec2_base_ctc", "hubert", "data2vec_audio"]
+    start = threading.Barrier(len(names))
+
+    def load(name: str) -> list[str]:
+        start.wait()
+        model, _ = w2vc.load(checkpoint(name))
+        expected = torch.from_numpy(recorded(name)["clip0/encoder_out"])
+        with torch.no_grad():
+            found = model.base_model(torch.from_numpy(recorded(name)["clip0/input"])[None]).last_hidden_state[0]
+        assert float((found - expected).norm() / expected.norm()) < 2e-6
+        return [key for key, tensor in model.state_dict().items() if tensor.is_meta]
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        for _ in range(3):
+            assert list(pool.map(load, names)) == [[], [], [], []]
 
 
 def test_keys_are_listed_with_their_value_and_what_becomes_of_them() -> None:

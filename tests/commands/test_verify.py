@@ -26,14 +26,14 @@ from safetensors.torch import load_file, save_file
 import w2vc
 from tests.conftest import CONVERTIBLE, FIXTURES, checkpoint, options
 from w2vc.errors import DamagedError, DictionaryError, DifferenceError, MissingError, UsageError
-from w2vc.families.family import StageMap
+from w2vc.families.family import QUANTIZED, StageMap
 from w2vc.families.shared.stages import stage_map
 from w2vc.planning.processor import tokenizer_config, vocabulary
 from w2vc.reading import checkpoint as reading
 from w2vc.reading.dictionary import SPECIAL_SYMBOLS, Dictionary
 from w2vc.reading.tensors import StateDict, read_state_dict
 from w2vc.verifying import loading
-from w2vc.verifying.compare_outputs import QUANTIZED, Pass, leave_out_near_ties, likeliest, model_stages
+from w2vc.verifying.compare_outputs import Pass, leave_out_near_ties, likeliest, model_stages
 from w2vc.verifying.comparison import verify
 from w2vc.verifying.probe_audio import built_in, read_recording
 from w2vc.verifying.transformers_settings import quiet_transformers
@@ -1000,6 +1000,8 @@ def test_two_threads_verify_at_once_and_nothing_stays_changed(converted: Convert
     names = ["relative_ctc", "rotary_pretraining"]
     for name in names:
         converted(name)
+    # torch names a cache in the environment when a model's code is first imported.
+    assert issubclass(transformers.Wav2Vec2ConformerForCTC, torch.nn.Module)
     before = logging.get_verbosity(), logging.is_progress_bar_enabled(), dict(os.environ)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda name: verify(checkpoint(name), converted(name)), names))

@@ -21,8 +21,21 @@ _PROBLEMS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs",
 _MOST_SYMBOLS = 1000
 # Up to here, weights in half precision are made float32 as a whole.
 _MOST_WHOLE_BYTES = 2**27
-# transformers 4.57 changes the process while it makes a model: made by two threads at once, one has no weights.
-ONE_AT_A_TIME = threading.Lock()
+_LOCK = threading.Lock()
+
+
+def from_pretrained(kind: Any, source: Path | None, **options: Any) -> Any:
+    """Call a model class's ``from_pretrained``, offline, for safetensors alone, one thread at a time.
+
+    transformers 4.57 changes the process while it makes a model: of two made at once, one has no weights.
+
+    Args:
+        kind: transformers' class.
+        source: the directory; None where the options give the config and the tensors.
+        options: of the call, besides those that every load has.
+    """
+    with _LOCK:
+        return kind.from_pretrained(source, local_files_only=True, use_safetensors=True, **options)
 
 
 def load_model(transformers: Any, plan: Plan, output: Path) -> tuple[Any, list[Finding]]:
@@ -38,8 +51,7 @@ def load_model(transformers: Any, plan: Plan, output: Path) -> tuple[Any, list[F
     """
     kind = getattr(transformers, plan.model_class)
     try:
-        with ONE_AT_A_TIME:
-            model, info = _layer_by_layer(kind, plan, output) or kind.from_pretrained(output, **_options())
+        model, info = _layer_by_layer(kind, plan, output) or from_pretrained(kind, output, **_options())
     except Exception as error:  # whatever a changed directory leads transformers to
         return None, [failure("loading", f"{plan.model_class}.from_pretrained", "a model", error)]
     complaints = {problem: _names(info.get(problem) or ()) for problem in _PROBLEMS}
@@ -55,7 +67,7 @@ def load_model(transformers: Any, plan: Plan, output: Path) -> tuple[Any, list[F
 def _options() -> dict[str, Any]:
     import torch
 
-    return {"dtype": torch.float32, "output_loading_info": True, "local_files_only": True, "use_safetensors": True}
+    return {"dtype": torch.float32, "output_loading_info": True}
 
 
 def _layer_by_layer(kind: Any, plan: Plan, output: Path) -> tuple[Any, Any] | None:
@@ -73,7 +85,7 @@ def _layer_by_layer(kind: Any, plan: Plan, output: Path) -> tuple[Any, Any] | No
     narrow = {name for name, tensor in written.items() if tensor.dtype in (torch.float16, torch.bfloat16)}
     given = {name: torch.empty(tensor.shape) if name in narrow else tensor for name, tensor in written.items()}
     config = kind.config_class.from_pretrained(output, local_files_only=True)
-    model, info = kind.from_pretrained(None, config=config, state_dict=dict(given), **_options())
+    model, info = from_pretrained(kind, None, config=config, state_dict=dict(given), **_options())
     weights = {given[name].data_ptr(): written[name] for name in narrow if given[name].numel()}
     found = {tensor.data_ptr() for tensor in _tensors(model)}
     if any(info.get(problem) for problem in _PROBLEMS) or not found.issuperset(weights):
