@@ -420,7 +420,7 @@ def _positional_convolution(x: Tensor, weights: Weights, settings: Settings) -> 
     for index in range(settings.pos_conv_depth):
         conv = weights.below(f"{index}.0")
         x = _same_conv(x, conv.read("weight", *_pos_conv_shape(kernel, settings)), conv, settings)
-        x = F.layer_norm(x.transpose(1, 2), (x.size(1),), None, None, EPSILON).transpose(1, 2)
+        x = F.layer_norm(x.transpose(1, 2), (x.size(1),), eps=EPSILON).transpose(1, 2)
         x = F.gelu(x)
     return x.transpose(1, 2)
 
@@ -440,7 +440,7 @@ def batch_norm(x: Tensor, weights: Weights) -> Tensor:
     mean, variance, weight, bias = (
         weights.read(name, x.size(1)) for name in ("running_mean", "running_var", "weight", "bias")
     )
-    return F.batch_norm(x, mean, variance, weight, bias)
+    return F.batch_norm(x, mean, variance, weight, bias, eps=EPSILON)
 
 
 def _pos_conv_shape(kernel: int, settings: Settings) -> tuple[int, int, int]:

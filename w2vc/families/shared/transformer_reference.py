@@ -79,6 +79,7 @@ def attend(x: Tensor, mask: Tensor | None, weights: Weights, settings: Settings)
         dropout_p=0.0,
         out_proj_weight=out.read("weight", dim, dim),
         out_proj_bias=out.read("bias", dim),
+        training=False,
         key_padding_mask=mask,
         need_weights=False,
         use_separate_proj_weight=True,
