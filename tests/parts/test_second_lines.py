@@ -21,7 +21,7 @@ from tests.conftest import FIXTURES, checkpoint
 from tests.support.forgery import Made, a_global, a_list, a_tensor, a_tuple, altered, base, model, text
 from tests.support.limits import limit
 from w2vc.errors import DamagedError, InconsistentError, UnsafeError
-from w2vc.families.family import StageMap
+from w2vc.families.family import QUANTIZED, StageMap
 from w2vc.families.shared.reference import ReferenceOutputs
 from w2vc.planning import plan as planning
 from w2vc.planning import processor
@@ -35,7 +35,7 @@ from w2vc.reading.source import PickleSource
 from w2vc.reading.torch_reader import load_with_bytes
 from w2vc.verifying import compare_outputs as comparing
 from w2vc.verifying import comparison, transformers_settings
-from w2vc.verifying.compare_outputs import QUANTIZED, Pass, compare_outputs, leave_out_near_ties, likeliest
+from w2vc.verifying.compare_outputs import Pass, compare_outputs, leave_out_near_ties, likeliest
 from w2vc.verifying.comparison import verify
 from w2vc.writing import record_check, writer
 from w2vc.writing.acceptance import accept, load_classes

@@ -81,14 +81,13 @@ def _csv_rows(text: str) -> Iterator[Row]:
                 raise UsageError(f"Its header is not CSV: {fields}.", advice=_ADVICE)
             yield Row(lines.number, {}, (f"It is not CSV: {fields}.",))
             continue
-        if header is not None and len(fields) > len(header) and any(map(str.strip, fields)):
-            yield Row(lines.number, {}, (f"It has {len(fields)} fields under {len(header)} columns.",))
-            continue
         values = [field.strip() for field in fields]
         if not any(values):
             continue
         if header is None:
             header = _header(values)
+        elif len(values) > len(header):
+            yield Row(lines.number, {}, (f"It has {len(values)} fields under {len(header)} columns.",))
         else:
             named = zip(header, values, strict=False)
             yield _row(lines.number, {name: value for name, value in named if value})

@@ -324,6 +324,10 @@ class Tap:
     side: Literal["input", "output"] = "output"
 
 
+QUANTIZED = "projected_quantized_states"
+"""The stage that another entry of a codebook changes, which a rounding can decide."""
+
+
 @dataclass(frozen=True)
 class StageMap:
     """What is compared of a model's forward, and how.

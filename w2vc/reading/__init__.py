@@ -17,5 +17,4 @@ Two readers look at the file. In the order of the data:
     stand_ins, torch_reader, confirmation
                                torch.load, the second reader, with inert classes; it has to find the same
     budget                     all limits, each with its reason
-    cfg                        single values of the config, with omegaconf
 """

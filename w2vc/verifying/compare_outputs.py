@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from w2vc.families.cfg import Cfg
-from w2vc.families.family import StageMap, Tap
+from w2vc.families.family import QUANTIZED, StageMap, Tap
 from w2vc.families.interpreter import Description
 from w2vc.planning.plan import Plan
 from w2vc.reading.checkpoint import Checkpoint
@@ -34,8 +34,6 @@ _FAIRSEQ_EPSILON = 1e-5
 _TRANSFORMERS_EPSILON = 1e-7
 # Two entries of a codebook, or two symbols, whose scores are this close relative to the largest: a rounding decides.
 _NEAR_TIE = 1e-5
-QUANTIZED = "projected_quantized_states"
-"""The stage that another entry of a codebook changes."""
 
 # ---------------------------------------------------------------------------------------------------------------
 # Audio

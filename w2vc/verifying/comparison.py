@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2vc.errors import DamagedError, UsageError
+from w2vc.families.family import QUANTIZED
 from w2vc.families.interpreter import Description
 from w2vc.options import read_options
 from w2vc.paths import AnyPath
@@ -28,7 +29,6 @@ from w2vc.reading.torch_reader import load_with_bytes
 from w2vc.verifying.compare_files import compare_files, read_json
 from w2vc.verifying.compare_outputs import (
     BOUND,
-    QUANTIZED,
     Compared,
     Pass,
     Rounded,

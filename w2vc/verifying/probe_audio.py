@@ -241,7 +241,7 @@ def _read_with_soundfile(path: Path, file: BinaryIO) -> tuple[Tensor, int, bool]
             advice="Install soundfile (pip install soundfile), or convert the recording (sox IN -b 16 OUT.wav).",
         ) from error
     try:
-        # One of its own: libsndfile 1.2 closes what it can't open, even if it is told not to.
+        # A second descriptor: libsndfile 1.2.0 closes the one of a file that it can't read, even if it is told not to.
         with soundfile.SoundFile(os.dup(file.fileno())) as sound:
             frames = _frames_to_read(path, sound.channels, sound.samplerate, sound.frames)
             values = torch.from_numpy(sound.read(frames, dtype="float32", always_2d=True))

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from w2vc.families.family import Facts, Head, StageMap, Tap
+from w2vc.families.family import QUANTIZED, Facts, Head, StageMap, Tap
 
 NORM_AFTER = Tap("encoder.layer_norm", "encoder_out", "encoder.layer_norm")
 """The norm after the layers, which gives the encoder's output."""
 
 _HEADS: Mapping[Head, tuple[str, ...]] = {
     "ctc": ("logits",),
-    "pretraining": ("projected_states", "projected_quantized_states"),
+    "pretraining": ("projected_states", QUANTIZED),
 }
 
 
