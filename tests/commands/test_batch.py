@@ -31,6 +31,7 @@ from w2vc.conversion import convert_with
 from w2vc.errors import OutputError, UsageError, W2vcError
 from w2vc.options import Options
 from w2vc.planning.provenance import find_record
+from w2vc.writing import output_directory
 
 GOOD = (
     "relative_ctc",
@@ -757,6 +758,20 @@ def test_many_are_converted_despite_bad_ones_and_a_second_run_does_nothing(tmp_p
 
 # ---------------------------------------------------------------------------------------------------------------
 # Interruptions
+
+
+def test_what_a_dying_worker_still_held_is_cleared_away_at_the_end(tmp_path: Path) -> None:
+    place, output = put(tmp_path / "in" / "a.pt"), tmp_path / "out"
+    assert here([place], output).is_good
+    left, another = output / ".a.w2vc-0123456789ab", output / ".b.w2vc-0123456789ab"
+    locks = [output_directory._make_locked(building) for building in (left, another)]
+    put(tmp_path / "in" / "c.pt")
+    # Its process ends while other checkpoints are converted; its own is converted already, so that it's skipped.
+    summary = here([tmp_path / "in"], output, on_result=lambda _: os.close(locks.pop(0)) if locks[1:] else None)
+    assert sorted(result.status for result in summary.results) == ["converted", "skipped"]
+    assert not left.exists()
+    assert another.exists()
+    os.close(locks.pop())
 
 
 @pytest.mark.slow

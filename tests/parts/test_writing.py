@@ -381,20 +381,20 @@ def test_what_is_being_built_is_locked_and_marked(tmp_path: Path) -> None:
 def test_only_leftovers_of_the_same_output_are_cleared_away(name: str, goes: bool, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     ownership.mark(tmp_path / name)
-    output_directory._clear_leftovers(tmp_path / "out", ())
+    output_directory.clear_leftovers([tmp_path / "out"], ())
     assert (tmp_path / name).exists() is not goes
 
 
 def test_leftovers_that_somebody_builds_or_that_hold_what_is_read_stay(tmp_path: Path) -> None:
     held = tmp_path / ".out.w2vc-0123456789ab"
     lock = output_directory._make_locked(held)
-    output_directory._clear_leftovers(tmp_path / "out", ())
+    output_directory.clear_leftovers([tmp_path / "out"], ())
     assert held.exists()
     os.close(lock)
     (held / "config.json").touch()
-    output_directory._clear_leftovers(tmp_path / "out", [held / "config.json"])
+    output_directory.clear_leftovers([tmp_path / "out"], [held / "config.json"])
     assert (held / "config.json").exists()
-    output_directory._clear_leftovers(tmp_path / "out", ())
+    output_directory.clear_leftovers([tmp_path / "out"], ())
     assert not held.exists()
 
 

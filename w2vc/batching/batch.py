@@ -22,6 +22,7 @@ from w2vc.batching.work import STATUSES, Result, lost, work
 from w2vc.errors import UsageError
 from w2vc.options import read_options
 from w2vc.paths import AnyPath
+from w2vc.writing.output_directory import clear_leftovers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -165,6 +166,14 @@ def _results(
                 on_progress(BatchProgress(finished, len(todo), running()))
             if result is not None:
                 yield result
+    _clear_leftovers([job for job in todo if not job.problems])
+
+
+def _clear_leftovers(jobs: Sequence[Job]) -> None:
+    """Remove what killed workers left; a dying one may have held its lock when its checkpoint was converted again."""
+    clear_leftovers(
+        (job.output for job in jobs), [path for job in jobs for path in (job.checkpoint, *job.options.files())]
+    )
 
 
 def _from_executor(todo: Sequence[Job], executor: Executor, force: bool) -> Generator[Result | None, None, None]:

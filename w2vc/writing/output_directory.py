@@ -12,9 +12,11 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import signal
 import stat
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -202,8 +204,8 @@ def _make_building(output: Path, made: list[Path], protected: Sequence[Path]) ->
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             _make_parents(output.parent, made)
-            _clear_leftovers(output, protected)
-            building = output.parent / f"{_hidden_prefix(output.name)}{secrets.token_hex(6)}"
+            clear_leftovers([output], protected)
+            building = output.parent / f"{_hidden_prefix(output.name)}{secrets.token_hex(_DIGITS // 2)}"
             _building.add(building)
             return building, _make_locked(building)
         except FileNotFoundError:
@@ -235,6 +237,8 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 
 _LONGEST_VISIBLE = 100
+_DIGITS = 12
+_NUMBERED = re.compile(rf".+[0-9a-f]{{{_DIGITS}}}", re.DOTALL)
 
 
 def _hidden_prefix(name: str) -> str:
@@ -261,21 +265,31 @@ def _make_locked(building: Path) -> int:
             os.close(directory)
 
 
-def _clear_leftovers(output: Path, protected: Sequence[Path]) -> None:
-    """Remove what killed conversions to the same output left behind: siblings that nobody holds the lock of."""
-    prefix = _hidden_prefix(output.name)
-    for name in [path.name for path in output.parent.iterdir()]:
-        number = name.removeprefix(prefix)
-        if name == number or len(number) != 12 or set(number) - set("0123456789abcdef"):
-            continue
-        leftover = output.parent / name
+def clear_leftovers(outputs: Iterable[Path], protected: Sequence[Path]) -> None:
+    """Remove what killed conversions left behind: hidden siblings of their outputs that nobody holds the lock of.
+
+    Args:
+        outputs: absolute paths of what was to be made. Each folder is looked into once.
+        protected: files that are never removed.
+    """
+    prefixes: defaultdict[Path, set[str]] = defaultdict(set)
+    for output in outputs:
+        prefixes[output.parent].add(_hidden_prefix(output.name))
+    for folder, known in prefixes.items():
         with contextlib.suppress(OSError):
-            directory = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_ours(leftover, protected)
-            finally:
-                os.close(directory)
+            for name in [path.name for path in folder.iterdir()]:
+                if _NUMBERED.fullmatch(name) and name[:-_DIGITS] in known:
+                    _remove_unlocked(folder / name, protected)
+
+
+def _remove_unlocked(leftover: Path, protected: Sequence[Path]) -> None:
+    with contextlib.suppress(OSError):
+        directory = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_ours(leftover, protected)
+        finally:
+            os.close(directory)
 
 
 def sync(path: Path) -> None:
@@ -344,7 +358,7 @@ def _exchange(building: Path, output: Path) -> None:
         if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     # A file system that can't: for a moment there is nothing.
-    aside = building.with_name(building.name[:-12] + secrets.token_hex(6))
+    aside = building.with_name(building.name[:-12] + secrets.token_hex(_DIGITS // 2))
     with _interrupts_delayed():
         output.rename(aside)
         try:
