@@ -103,6 +103,8 @@ def test_every_converted_fixture_is_the_same(name: str, converted: Converted) ->
     config = json.loads((converted(name) / "config.json").read_text())
     assert [stage.name for stage in verification.stages] == stages_of(name, config)
     assert max(stage.error for stage in verification.stages) < 2e-6
+    is_ctc = config["architectures"][0].endswith("ForCTC")
+    assert verification.symbols == (config["vocab_size"] if is_ctc else 0)
     verification.raise_if_different()
 
 

@@ -704,6 +704,14 @@ def test_along_an_axis_the_model_has_one_dictionary_for_all_languages() -> None:
     assert all("adapter_layer" in name for name in first.tensors)
 
 
+def test_a_dictionary_next_to_the_file_is_that_of_every_language_along_an_axis() -> None:
+    found = replace(read("mms_three_languages_ctc"), dictionary=None)
+    model = in_one_language(found, description("mms_three_languages_ctc"), None)
+    dictionary = read("mms_three_languages_ctc").dictionary
+    plan = make_plan(model.checkpoint, model.description, dictionary, "ctc", "float32", languages=model.languages)
+    assert plan.languages == model.languages.names if model.languages else ()
+
+
 def test_a_model_without_languages_has_one() -> None:
     model = in_one_language(read(CTC), description(CTC), None)
     assert (model.checkpoint, model.description, model.languages) == (read(CTC), description(CTC), None)

@@ -691,6 +691,19 @@ def test_the_built_in_signal_is_syllables_and_a_pause() -> None:
     assert heard.notes == ()
 
 
+@pytest.mark.parametrize(("at", "rising", "falling"), [(0.25, 0.036, 0.09), (0.4, 0.054, 0.078), (0.7, 0.09, 0.054)])
+def test_the_built_in_signal_has_one_tone_that_rises_and_one_that_falls(
+    at: float, rising: float, falling: float
+) -> None:
+    (short,) = probe_audio.built_in(16_000).clips
+    begin = int(at * len(short)) - 500
+    # Bins are a thousandth of the rate apart.
+    heights = torch.fft.rfft(short[begin : begin + 1000] * torch.hann_window(1000)).abs()
+    loudest = int(heights.argmax())
+    heights[loudest - 12 : loudest + 13] = 0
+    assert [loudest, int(heights.argmax())] == pytest.approx([1000 * rising, 1000 * falling], abs=4)
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # The report
 

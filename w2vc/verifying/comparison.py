@@ -144,7 +144,7 @@ def verify(
         findings=tuple(gathered.findings),
         input_values=gathered.input_values,
         stages=gathered.stages,
-        symbols=len(words) if words is not None else 0,
+        symbols=0 if words is None else len(words),
         transcripts=tuple(gathered.transcripts),
         audio=audio.origin,
         notes=(*audio.notes, *gathered.notes),
