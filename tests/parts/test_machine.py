@@ -23,6 +23,7 @@ from tests.support.forgery import (
 from tests.support.limits import limit
 from w2vc.errors import DamagedError, UnsafeError
 from w2vc.reading.machine import Machine
+from w2vc.reading.program import read_next_value
 from w2vc.reading.source import PickleSource
 
 
@@ -219,6 +220,25 @@ def test_everything_has_its_price(body: bytes, price: int, monkeypatch: pytest.M
     limit(monkeypatch, "built bytes", price - 1)
     with pytest.raises(UnsafeError, match=f"more than {price - 1} bytes of Python objects"):
         run(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "price", "copied"),
+    [
+        (b"N", SCALAR, 0),
+        (a_list(b"N", b"N"), PRICES["two elements"][1], NODE + 2 * SCALAR),
+        (a_dict(text("a"), b"N", text("b"), b"]"), 3 * NODE + 2 * A + SCALAR + 2 * ENTRY, 2 * NODE + 4 * SCALAR),
+    ],
+)
+def test_a_plain_value_of_the_legacy_format_is_charged_for_its_copy_too(
+    body: bytes, price: int, copied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickle = PROTOCOL_2 + body + STOP
+    limit(monkeypatch, "built bytes", price + copied)
+    read_next_value(PickleSource(pickle, "a.pt"))
+    limit(monkeypatch, "built bytes", price + copied - 1)
+    with pytest.raises(UnsafeError, match=f"more than {price + copied - 1} bytes of Python objects"):
+        read_next_value(PickleSource(pickle, "a.pt"))
 
 
 @pytest.mark.parametrize(

@@ -669,6 +669,8 @@ def test_resampling_keeps_a_tone() -> None:
         ([0.0, 1.0] * 4 + [1.0], "too short"),
         ([0.0, math.nan] * 9, "NaN or infinite"),
         ([0.5] * 20, "is silent"),
+        ([0.0] * 9 + [-65536.0], None),
+        ([0.0] * 9 + [-65536.01], r"has samples of 6\.6e\+04"),
     ],
 )
 def test_a_recording_that_tells_nothing_is_refused(samples: list[float], words: str | None) -> None:
