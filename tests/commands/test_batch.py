@@ -255,12 +255,15 @@ def test_all_outputs_in_one_anothers_way_are_named_before_anything_starts(tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_never_takes_the_place_of_a_checkpoint_or_of_its_folder(tmp_path: Path) -> None:
+def test_an_output_never_takes_the_place_of_what_is_read_or_of_its_folder(tmp_path: Path) -> None:
     empty(tmp_path / "model", tmp_path / "exp" / "a.pt")
-    with pytest.raises(UsageError, match=r"the checkpoint .*model is there"):
+    with pytest.raises(UsageError, match=r"but .*model, which is read, is there"):
         find_jobs([tmp_path / "model"], tmp_path, Options())
     (tmp_path / "list.csv").write_text("checkpoint,output\nexp/a.pt,exp\n")
-    with pytest.raises(UsageError, match=r"the checkpoint .*a\.pt is there"):
+    with pytest.raises(UsageError, match=r"but .*a\.pt, which is read, is there"):
+        find_jobs([tmp_path / "list.csv"], tmp_path, Options())
+    (tmp_path / "list.csv").write_text("checkpoint,output,config\nmodel,out,\nexp/a.pt,other,out/config.json\n")
+    with pytest.raises(UsageError, match=r"but .*out/config\.json, which is read, is there"):
         find_jobs([tmp_path / "list.csv"], tmp_path, Options())
 
 

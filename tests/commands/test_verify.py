@@ -533,6 +533,15 @@ def test_an_output_that_is_no_directory_is_refused(name: str, converted: Convert
         verify(checkpoint("relative_ctc"), converted("relative_ctc") / name)
 
 
+@pytest.mark.parametrize("name", ["config.json", "special_tokens_map.json"])
+def test_a_pipe_among_an_outputs_files_is_never_opened(name: str, copy: Converted) -> None:
+    output = copy("relative_ctc")
+    (output / name).unlink(missing_ok=True)
+    os.mkfifo(output / name)
+    with pytest.raises(UsageError, match=f"{name} is a pipe, a socket or a device"):
+        verify(checkpoint("relative_ctc"), output)
+
+
 def test_a_missing_checkpoint_is_refused(converted: Converted, tmp_path: Path) -> None:
     with pytest.raises(MissingError):
         verify(tmp_path / "absent.pt", converted("relative_ctc"))

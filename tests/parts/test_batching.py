@@ -567,6 +567,7 @@ def test_the_sums_of_a_batch_are_those_of_its_results() -> None:
         (["skipped"], 1, True, "1 checkpoint: 1 skipped; nothing new was converted, in 2.0 s"),
         (["skipped"], 2, False, "2 checkpoints: 1 skipped, 1 unfinished; nothing new was converted, in 2.0 s"),
         (["failed", "refused"], 2, False, "2 checkpoints: 1 refused, 1 failed, in 2.0 s"),
+        ([], 0, True, "0 checkpoints: nothing to do, in 2.0 s"),
     ],
 )
 def test_the_end_of_a_batch_is_one_line(statuses: list[work.Status], count: int, good: bool, text: str) -> None:

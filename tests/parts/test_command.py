@@ -469,11 +469,21 @@ def test_a_record_is_found_in_weights_of_ours_alone_and_complete_with_all_files(
         assert write(stranger, b"") is None
     (tmp_path / "vocab.json").unlink()
     assert write(header) == provenance.Found(record, complete=False)
+    for name in (f"../{tmp_path.name}/README.md", f"{tmp_path}/README.md", "x" * 300, "x/" * 2500, "\0"):
+        elsewhere = replace(record, files=name)
+        assert write({**header, "__metadata__": elsewhere.metadata()}) == provenance.Found(elsewhere, complete=False)
     for data in (b"", b"\1", (10).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"{x"):
         (tmp_path / "model.safetensors").write_bytes(data)
         assert find_record(tmp_path) is None
     (tmp_path / "model.safetensors").unlink()
     assert find_record(tmp_path) is None
+
+
+@pytest.mark.parametrize(("length", "is_found"), [(2**22, True), (2**22 + 1, False)])
+def test_a_header_of_any_length_is_not_read(length: int, is_found: bool, tmp_path: Path) -> None:
+    header = json.dumps({"__metadata__": made(Options()).metadata()}).encode().ljust(length)
+    (tmp_path / "model.safetensors").write_bytes(length.to_bytes(8, "little") + header)
+    assert (find_record(tmp_path) is not None) is is_found
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ import w2vc
 from tests.conftest import FIXTURES, checkpoint
 from w2vc.conversion import convert
 from w2vc.errors import OutputExistsError, OutputWriteError, UsageError, W2vcError
+from w2vc.writing import output_directory as output_directory_module
 from w2vc.writing.output_directory import output_directory
+from w2vc.writing.ownership import not_ours, remove_ours
 
 pytestmark = pytest.mark.whole
 
@@ -267,6 +269,75 @@ def test_a_folder_that_another_takes_away_before_it_is_used_is_made_again(
 LEFTOVER = ".out.w2vc-0123456789ab"
 
 
+def complete_leftover(place: Path) -> None:
+    convert(SOURCE, place.with_name("elsewhere"))
+    place.with_name("elsewhere").rename(place)
+
+
+@pytest.mark.parametrize("inside", ["", "inside"])
+def test_an_output_is_never_called_like_what_will_be_cleared_away(inside: str, tmp_path: Path) -> None:
+    refused(tmp_path / LEFTOVER / inside, OutputWriteError, f"{LEFTOVER} is called as what w2vc is building")
+    assert everything(tmp_path) == {}
+
+
+def test_an_earlier_output_that_was_set_aside_stays_until_there_is_a_new_one(tmp_path: Path) -> None:
+    complete_leftover(tmp_path / LEFTOVER)
+    before = everything(tmp_path)
+    damaged = tmp_path / "out.pt"
+    damaged.write_bytes(SOURCE.read_bytes()[:-1000])
+    with pytest.raises(w2vc.errors.W2vcError):
+        convert(damaged, tmp_path / "out")
+    damaged.unlink()
+    output_directory_module.clear_leftovers([tmp_path / "out"], ())
+    assert everything(tmp_path) == before
+    convert(SOURCE, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_replaced_output_is_no_leftover_while_it_may_have_to_be_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(SOURCE, tmp_path / "out")
+    looked = []
+
+    def cleared_by_another(directory: Path) -> str | None:
+        if ".w2vc-" in directory.name:
+            output_directory_module.clear_leftovers([tmp_path / "out"], ())
+            looked.append(len(list(directory.iterdir())))
+        return not_ours(directory)
+
+    monkeypatch.setattr(output_directory_module, "not_ours", cleared_by_another)
+    convert(SOURCE, tmp_path / "out", force=True)
+    assert looked == [len(list((tmp_path / "out").iterdir()))]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_tells_that_a_directory_is_ours_is_removed_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink = Path.unlink
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        if len(list(self.parent.iterdir())) == left:
+            raise PermissionError
+        unlink(self, missing_ok)
+
+    complete_leftover(tmp_path / LEFTOVER)
+    for left in range(len(list((tmp_path / LEFTOVER).iterdir())), 0, -1):
+        monkeypatch.setattr(Path, "unlink", killed)
+        remove_ours(tmp_path / LEFTOVER)
+        assert len(list((tmp_path / LEFTOVER).iterdir())) == left
+    monkeypatch.undo()
+    remove_ours(tmp_path / LEFTOVER)
+    assert everything(tmp_path) == {}
+
+
+def test_a_marker_of_any_length_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / LEFTOVER).mkdir()
+    with (tmp_path / LEFTOVER / ".w2vc-is-building").open("wb") as marker:
+        marker.truncate(2**42)
+    convert(SOURCE, tmp_path / "out")
+    assert (tmp_path / LEFTOVER).exists()
+
+
 @pytest.mark.parametrize(
     "files",
     [
@@ -296,13 +367,13 @@ def test_the_leftovers_of_a_killed_conversion_are_cleared_away_at_whatever_stage
             (leftover / "model.safetensors").write_bytes(bytes(100))
         elif stage == "complete":
             leftover.rmdir()
-            convert(SOURCE, leftover)
+            complete_leftover(leftover)
     convert(SOURCE, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_leftover_that_holds_the_checkpoint_stays(tmp_path: Path) -> None:
-    convert(SOURCE, tmp_path / LEFTOVER)
+    complete_leftover(tmp_path / LEFTOVER)
     (tmp_path / LEFTOVER / "vocab.json").write_bytes(SOURCE.read_bytes())
     convert(tmp_path / LEFTOVER / "vocab.json", tmp_path / "out")
     assert (tmp_path / LEFTOVER / "vocab.json").read_bytes() == SOURCE.read_bytes()

@@ -83,7 +83,8 @@ class BatchSummary:
     def text(self) -> str:
         """For people, in one line."""
         values = self.values()
-        counts = ", ".join(f"{values[status]} {status}" for status in (*STATUSES, "unfinished") if values[status])
+        found = [f"{values[status]} {status}" for status in (*STATUSES, "unfinished") if values[status]]
+        counts = ", ".join(found) or "nothing to do"
         nothing = "; nothing new was converted" if values["skipped"] and not values["converted"] else ""
         what = "checkpoint" if self.jobs == 1 else "checkpoints"
         return f"{self.jobs} {what}: {counts}{nothing}, in {self.seconds:.1f} s"
@@ -136,6 +137,9 @@ def batch(
                     tell(result.values())
                     if on_result is not None:
                         on_result(result)
+            # A dying worker may have held the lock of what it built when its checkpoint was converted again.
+            good = [result.output for result in results if result.is_good]
+            clear_leftovers(good, [path for job in todo for path in job.reads()])
         finally:
             summary = BatchSummary(tuple(results), len(todo), time.monotonic() - started)
             tell({"summary": summary.values()})
@@ -166,14 +170,6 @@ def _results(
                 on_progress(BatchProgress(finished, len(todo), running()))
             if result is not None:
                 yield result
-    _clear_leftovers([job for job in todo if not job.problems])
-
-
-def _clear_leftovers(jobs: Sequence[Job]) -> None:
-    """Remove what killed workers left; a dying one may have held its lock when its checkpoint was converted again."""
-    clear_leftovers(
-        (job.output for job in jobs), [path for job in jobs for path in (job.checkpoint, *job.options.files())]
-    )
 
 
 def _from_executor(todo: Sequence[Job], executor: Executor, force: bool) -> Generator[Result | None, None, None]:

@@ -41,6 +41,10 @@ class Job:
     size: int
     problems: tuple[str, ...] = ()
 
+    def reads(self) -> tuple[Path, ...]:
+        """Every file and folder that is named for it."""
+        return (self.checkpoint, *self.options.files())
+
     def plain(self) -> dict[str, object]:
         """The job as plain values, which ``from_plain`` reads again in another process."""
         places = {"checkpoint": str(self.checkpoint), "output": str(self.output)}
@@ -229,7 +233,7 @@ def _without_ending(name: str) -> str:
 
 
 def _check_outputs(jobs: list[Job]) -> None:
-    """Raise unless every job has its own output, and none would take the place of a checkpoint."""
+    """Raise unless every job has its own output, and none would take the place of what is read."""
     by_output: dict[Path, list[Job]] = {}
     for job in jobs:
         by_output.setdefault(job.output, []).append(job)
@@ -245,9 +249,9 @@ def _check_outputs(jobs: list[Job]) -> None:
         if above in by_output
     ]
     problems += [
-        f"{place} would be an output, but the checkpoint {job.checkpoint} is there."
-        for job in jobs
-        for place in (job.checkpoint, *job.checkpoint.parents)
+        f"{place} would be an output, but {path}, which is read, is there."
+        for path in dict.fromkeys(path for job in jobs for path in job.reads())
+        for place in (path, *path.parents)
         if place in by_output
     ]
     if problems:

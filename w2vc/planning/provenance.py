@@ -23,8 +23,8 @@ from w2vc.version import __version__
 WEIGHTS = "model.safetensors"
 
 _CONVERTED_BY = f"w2vc {__version__}"
-# Real headers have some hundred kilobytes; the library's own limit is 100 MB.
-_HEADER_BYTES = 2**26
+# Those that w2vc writes have some hundred kilobytes; what is read here is anybody's.
+_HEADER_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,17 @@ def find_record(output: Path) -> Found | None:
         return None
     names = [field.name for field in fields(Record)]
     record = Record(**{name: str(metadata.get(name, "")) for name in names})
-    there = all((output / name).is_file() for name in record.files.split())
+    there = all(_is_there(output, name) for name in record.files.split())
     says_all = metadata.keys() >= set(names)
     return Found(record, there and says_all and size == 8 + length + _end(header.values()))
+
+
+def _is_there(output: Path, name: str) -> bool:
+    """Whether a file is in a directory; the name may be anybody's, and is looked for nowhere else."""
+    try:
+        return Path(name).name == name and (output / name).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _read(descriptor: int, count: int, offset: int) -> bytes:

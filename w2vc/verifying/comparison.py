@@ -8,6 +8,7 @@ read at all is raised.
 from __future__ import annotations
 
 import math
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -237,11 +238,26 @@ def _bound(atol: float | None) -> float:
     return atol
 
 
+_OUTPUT = "Give the directory that w2vc convert made."
+
+
 def _directory(output: Path) -> Path:
     if not output.is_dir():
         what = "is not a directory" if output.exists() else "isn't there"
-        raise UsageError(f"the output {output} {what}", advice="Give the directory that w2vc convert made.")
+        raise UsageError(f"the output {output} {what}", advice=_OUTPUT)
+    odd = [str(path) for path in sorted(output.iterdir()) if _may_hang(path)]
+    if odd:
+        raise UsageError([f"{path} is a pipe, a socket or a device" for path in odd], advice=_OUTPUT)
     return output
+
+
+def _may_hang(path: Path) -> bool:
+    """Whether whoever opens a path may wait for ever; transformers opens files that w2vc doesn't."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # a link to nothing, say: there is nothing to open
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _weights(output: Path) -> tuple[dict[str, Entry], str | None]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from w2vc.errors import OutputError, OutputExistsError, OutputWriteError
 from w2vc.paths import absolute
 from w2vc.writing.interrupts import interrupts_kept
-from w2vc.writing.ownership import held, mark, not_ours, remove_ours, unmark
+from w2vc.writing.ownership import held, is_complete, mark, not_ours, remove_ours, unmark
 
 _PLACE = "Give an output in a folder that you may write to, with enough free space."
 _ANOTHER = "Give another OUTPUT, or move it away."
@@ -44,7 +44,7 @@ def check_free(output: Path, *, force: bool, protected: Iterable[Path] = ()) -> 
         OutputExistsError: something is there, or with ``force`` something that w2vc didn't write or that is protected.
         OutputWriteError: nothing can be made there.
     """
-    _check_unicode(output)
+    _check_name(output)
     with _as_output_error(output):
         mode = _mode(output)
         if mode is None:
@@ -57,7 +57,13 @@ def check_free(output: Path, *, force: bool, protected: Iterable[Path] = ()) -> 
         _check_directory(output, force=force, protected=protected)
 
 
-def _check_unicode(output: Path) -> None:
+def _check_name(output: Path) -> None:
+    hidden = next((part for part in output.parts if _HIDDEN.fullmatch(part)), None)
+    if hidden is not None:
+        raise OutputWriteError(
+            f"{output} can't be written: {hidden} is called as what w2vc is building, and would be cleared away.",
+            advice="Give an output with another name.",
+        )
     try:
         os.fsencode(output).decode()
     except UnicodeDecodeError:
@@ -167,11 +173,12 @@ def output_directory(output: Path, *, force: bool, protected: Sequence[Path] = (
                 sync(building)
                 _put_in_place(building, output, force=force, protected=protected)
                 sync(output.parent)
+                clear_leftovers([output], protected)
         finally:
             # After the rename this is what stood at the place before, if anything did.
             remove_ours(building, protected)
             _building.discard(building)
-            os.close(lock)
+            _close(lock)
     finally:
         _remove_empty(made)
         _parents.difference_update(made)
@@ -196,7 +203,8 @@ def _as_output_error(output: Path) -> Iterator[None]:
         raise OutputWriteError(f"{output} can't be written: {error.strerror}.", advice=_PLACE) from error
 
 
-_ATTEMPTS = 10
+# Each conversion to the same place comes in between once.
+_ATTEMPTS = 100
 
 
 def _make_building(output: Path, made: list[Path], protected: Sequence[Path]) -> tuple[Path, int]:
@@ -238,7 +246,7 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 _LONGEST_VISIBLE = 100
 _DIGITS = 12
-_NUMBERED = re.compile(rf".+[0-9a-f]{{{_DIGITS}}}", re.DOTALL)
+_HIDDEN = re.compile(rf"\..+\.w2vc-[0-9a-f]{{{_DIGITS}}}", re.DOTALL)
 
 
 def _hidden_prefix(name: str) -> str:
@@ -268,28 +276,45 @@ def _make_locked(building: Path) -> int:
 def clear_leftovers(outputs: Iterable[Path], protected: Sequence[Path]) -> None:
     """Remove what killed conversions left behind: hidden siblings of their outputs that nobody holds the lock of.
 
+    A complete model stays while nothing bears its name: where directories can't be exchanged, a kill between two
+    renames leaves an earlier output so.
+
     Args:
         outputs: absolute paths of what was to be made. Each folder is looked into once.
         protected: files that are never removed.
     """
-    prefixes: defaultdict[Path, set[str]] = defaultdict(set)
+    folders: defaultdict[Path, dict[str, Path]] = defaultdict(dict)
     for output in outputs:
-        prefixes[output.parent].add(_hidden_prefix(output.name))
-    for folder, known in prefixes.items():
+        folders[output.parent][_hidden_prefix(output.name)] = output
+    for folder, known in folders.items():
         with contextlib.suppress(OSError):
-            for name in [path.name for path in folder.iterdir()]:
-                if _NUMBERED.fullmatch(name) and name[:-_DIGITS] in known:
-                    _remove_unlocked(folder / name, protected)
+            for leftover in list(folder.iterdir()):
+                place = known.get(leftover.name[:-_DIGITS])
+                if place is not None and _HIDDEN.fullmatch(leftover.name):
+                    _remove_unlocked(leftover, place, protected)
 
 
-def _remove_unlocked(leftover: Path, protected: Sequence[Path]) -> None:
-    with contextlib.suppress(OSError):
-        directory = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _remove_unlocked(leftover: Path, output: Path, protected: Sequence[Path]) -> None:
+    with contextlib.suppress(OSError), _opened(leftover) as directory:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _mode(output) is not None or not is_complete(leftover):
             remove_ours(leftover, protected)
-        finally:
-            os.close(directory)
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    """Open a directory; behind the block nobody has its lock, not even a process that was forked meanwhile."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        _close(descriptor)
+
+
+def _close(locked: int) -> None:
+    with contextlib.suppress(OSError):
+        fcntl.flock(locked, fcntl.LOCK_UN)
+    os.close(locked)
 
 
 def sync(path: Path) -> None:
@@ -315,7 +340,7 @@ def _put_in_place(building: Path, output: Path, *, force: bool, protected: Seque
         check_free(output, force=force, protected=protected)
         try:
             if force and output.is_dir() and any(output.iterdir()):
-                with _interrupts_delayed():
+                with _held_at_its_place(output), _interrupts_delayed():
                     _exchange(building, output)
                     if not_ours(building) is None:
                         return
@@ -341,6 +366,21 @@ def _interrupts_delayed() -> Iterator[None]:
             signal.raise_signal(interrupts[0])
 
 
+@contextlib.contextmanager
+def _held_at_its_place(output: Path) -> Iterator[None]:
+    """Hold the lock of an earlier output, so that nobody takes it for a leftover when it bears a hidden name.
+
+    Raises:
+        FileNotFoundError: while this waited for the lock, something else was put there.
+    """
+    with _opened(output) as directory:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(directory, fcntl.LOCK_EX)
+        if not os.path.samestat(os.fstat(directory), output.stat()):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        yield
+
+
 _CAME_IN_BETWEEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)
 
 
@@ -358,7 +398,7 @@ def _exchange(building: Path, output: Path) -> None:
         if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     # A file system that can't: for a moment there is nothing.
-    aside = building.with_name(building.name[:-12] + secrets.token_hex(_DIGITS // 2))
+    aside = building.with_name(building.name[:-_DIGITS] + secrets.token_hex(_DIGITS // 2))
     with _interrupts_delayed():
         output.rename(aside)
         try:

@@ -53,6 +53,12 @@ def unmark(directory: Path) -> None:
     (directory / MARKER).unlink()
 
 
+def is_complete(directory: Path) -> bool:
+    """Whether a directory holds a whole model that w2vc wrote, and isn't being built any more."""
+    found = find_record(directory)
+    return found is not None and found.complete and not (directory / MARKER).exists()
+
+
 def remove_ours(directory: Path, protected: Iterable[Path] = ()) -> None:
     """Remove a directory that w2vc wrote or was building; leave any other one as it is.
 
@@ -62,7 +68,8 @@ def remove_ours(directory: Path, protected: Iterable[Path] = ()) -> None:
     """
     with contextlib.suppress(OSError):
         if _is_removable(directory) and held(directory, protected) is None:
-            for name in _names(directory):
+            # What tells that it is ours goes last: whoever is killed meanwhile leaves something that can be removed.
+            for name in sorted(_names(directory), key=lambda name: (name == MARKER, name == WEIGHTS)):
                 if _is_named_ours(name, _NAMES | {MARKER}):
                     (directory / name).unlink()
         directory.rmdir()
@@ -95,8 +102,13 @@ def _is_removable(directory: Path) -> bool:
     if not_ours(directory) is None:
         return True
     marker = directory / MARKER
-    is_marked = marker.exists() and _is_regular(marker) and marker.read_bytes() == os.fsencode(directory.name)
-    return is_marked and not _strangers(directory, _NAMES | {MARKER})
+    return _says(marker, os.fsencode(directory.name)) and not _strangers(directory, _NAMES | {MARKER})
+
+
+def _says(marker: Path, name: bytes) -> bool:
+    details = marker.lstat() if marker.exists() else None
+    is_so_long = details is not None and stat.S_ISREG(details.st_mode) and details.st_size == len(name)
+    return is_so_long and marker.read_bytes() == name
 
 
 def _strangers(directory: Path, names: frozenset[str]) -> list[str]:
