@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -538,7 +539,17 @@ def test_a_pipe_among_an_outputs_files_is_never_opened(name: str, copy: Converte
     output = copy("relative_ctc")
     (output / name).unlink(missing_ok=True)
     os.mkfifo(output / name)
-    with pytest.raises(UsageError, match=f"{name} is a pipe, a socket or a device"):
+    with pytest.raises(UsageError, match=f"{name} is a named pipe"):
+        verify(checkpoint("relative_ctc"), output)
+
+
+def test_an_output_that_may_not_be_looked_into_is_refused(copy: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(_: Path) -> list[Path]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    output = copy("relative_ctc")
+    monkeypatch.setattr(Path, "iterdir", forbidden)  # root may look into everything
+    with pytest.raises(UsageError, match=f"{output.name} can't be looked into: Permission denied"):
         verify(checkpoint("relative_ctc"), output)
 
 

@@ -8,7 +8,6 @@ read at all is raised.
 from __future__ import annotations
 
 import math
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from w2vc.planning.provenance import WEIGHTS, Record, find_record
 from w2vc.reading.archive import open_checkpoint
 from w2vc.reading.checkpoint import Checkpoint, SourceTensor, identity_of
 from w2vc.reading.dictionary import Dictionary
+from w2vc.reading.opening import other_than_a_file
 from w2vc.reading.torch_reader import load_with_bytes
 from w2vc.verifying.compare_files import compare_files, read_json
 from w2vc.verifying.compare_outputs import (
@@ -245,19 +245,22 @@ def _directory(output: Path) -> Path:
     if not output.is_dir():
         what = "is not a directory" if output.exists() else "isn't there"
         raise UsageError(f"the output {output} {what}", advice=_OUTPUT)
-    odd = [str(path) for path in sorted(output.iterdir()) if _may_hang(path)]
+    try:
+        kinds = [(path, _kind(path)) for path in sorted(output.iterdir())]
+    except OSError as error:
+        raise UsageError(f"the output {output} can't be looked into: {error.strerror}", advice=_OUTPUT) from error
+    odd = [f"{path} is {kind}" for path, kind in kinds if kind not in (None, "a directory")]
     if odd:
-        raise UsageError([f"{path} is a pipe, a socket or a device" for path in odd], advice=_OUTPUT)
+        raise UsageError(odd, advice=_OUTPUT)
     return output
 
 
-def _may_hang(path: Path) -> bool:
-    """Whether whoever opens a path may wait for ever; transformers opens files that w2vc doesn't."""
+def _kind(path: Path) -> str | None:
+    """Return what a path leads to, None for a file: transformers opens what w2vc doesn't, and would wait for a pipe."""
     try:
-        mode = path.stat().st_mode
+        return other_than_a_file(path.stat().st_mode)
     except OSError:  # a link to nothing, say: there is nothing to open
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+        return None
 
 
 def _weights(output: Path) -> tuple[dict[str, Entry], str | None]:
