@@ -709,7 +709,9 @@ def test_a_dictionary_next_to_the_file_is_that_of_every_language_along_an_axis()
     model = in_one_language(found, description("mms_three_languages_ctc"), None)
     dictionary = read("mms_three_languages_ctc").dictionary
     plan = make_plan(model.checkpoint, model.description, dictionary, "ctc", "float32", languages=model.languages)
-    assert plan.languages == model.languages.names if model.languages else ()
+    assert model.languages is not None
+    assert plan.languages == model.languages.names
+    assert len(plan.languages) == 3
 
 
 def test_a_model_without_languages_has_one() -> None:

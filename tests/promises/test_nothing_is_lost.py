@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -276,7 +277,7 @@ def complete_leftover(place: Path) -> None:
 
 @pytest.mark.parametrize("inside", ["", "inside"])
 def test_an_output_is_never_called_like_what_will_be_cleared_away(inside: str, tmp_path: Path) -> None:
-    refused(tmp_path / LEFTOVER / inside, OutputWriteError, f"{LEFTOVER} is called as what w2vc is building")
+    refused(tmp_path / LEFTOVER / inside, OutputWriteError, f"{LEFTOVER} is a name for what w2vc is building")
     assert everything(tmp_path) == {}
 
 
@@ -309,6 +310,20 @@ def test_a_replaced_output_is_no_leftover_while_it_may_have_to_be_put_back(
     monkeypatch.setattr(output_directory_module, "not_ours", cleared_by_another)
     convert(SOURCE, tmp_path / "out", force=True)
     assert looked == [len(list((tmp_path / "out").iterdir()))]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_output_that_somebody_else_has_locked_is_replaced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_directory_module, "_LONGEST_WAIT", 0.1)
+    convert(SOURCE, tmp_path / "out")
+    before = (tmp_path / "out").stat().st_ino
+    held = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    convert(SOURCE, tmp_path / "out", force=True)
+    os.close(held)
+    assert (tmp_path / "out").stat().st_ino != before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -16,6 +16,7 @@ import re
 import secrets
 import signal
 import stat
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def _check_name(output: Path) -> None:
     hidden = next((part for part in output.parts if _HIDDEN.fullmatch(part)), None)
     if hidden is not None:
         raise OutputWriteError(
-            f"{output} can't be written: {hidden} is called as what w2vc is building, and would be cleared away.",
+            f"{output} can't be written: {hidden} is a name for what w2vc is building, which it clears away.",
             advice="Give an output with another name.",
         )
     try:
@@ -374,11 +375,31 @@ def _held_at_its_place(output: Path) -> Iterator[None]:
         FileNotFoundError: while this waited for the lock, something else was put there.
     """
     with _opened(output) as directory:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(directory, fcntl.LOCK_EX)
+        _wait_for_lock(directory)
         if not os.path.samestat(os.fstat(directory), output.stat()):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         yield
+
+
+# Seconds: time enough for another conversion to remove what it replaced.
+_LONGEST_WAIT = 10.0
+_LOOKS_AGAIN_AFTER = 0.01
+
+
+def _wait_for_lock(directory: int) -> None:
+    """Take a lock; go on without one that is held for longer than a conversion does, by ``flock DIRECTORY w2vc ...``.
+
+    Then nobody takes the directory for a leftover either: whoever holds the lock, it is held.
+    """
+    end = time.monotonic() + _LONGEST_WAIT
+    with contextlib.suppress(OSError):  # some network file systems have no locks
+        while time.monotonic() < end:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOOKS_AGAIN_AFTER)
+            else:
+                return
 
 
 _CAME_IN_BETWEEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)
